@@ -1,0 +1,142 @@
+"""The agent contract: the application's code, called once per attempt at a turn.
+
+An agent is anything callable with one :class:`Conversation`: an ``async def`` that returns the reply, an async
+generator that yields it in pieces, a plain function or generator (run in a thread of its own), or a class, which is
+instantiated once per host and whose instances are called. It never sees two turns of one session at once (I4), and
+what it does to ``conversation.state`` counts only if the turn is committed.
+
+Side effects outside of the session are the agent's own business: an attempt may be repeated after a crash with the
+same ``turn_id`` and a higher ``attempt``, so give ``turn_id`` to whatever must not happen twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from actors.errors import AgentFailed, Misconfigured
+from actors.model import JsonObject, SessionKey, Turn
+
+Agent = Callable[["Conversation"], Any]
+
+
+class Conversation:
+    """What an agent gets: the committed past, its own durable state, and the message to answer."""
+
+    __slots__ = ("_packed", "_state", "attempt", "key", "message", "metadata", "turn_id", "turns")
+
+    def __init__(
+        self,
+        key: SessionKey,
+        turns: Sequence[Turn],
+        state: bytes,
+        message: str,
+        metadata: JsonObject | None,
+        turn_id: str,
+        attempt: int,
+    ) -> None:
+        self.key = key
+        self.turns = turns
+        """Committed turns, oldest first. Read only."""
+        self.message = message
+        self.metadata = metadata
+        self.turn_id = turn_id
+        self.attempt = attempt
+        """1 for the first attempt; higher when hosts died while they ran this session."""
+        self._packed = state
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def session_id(self) -> str:
+        return self.key.session_id
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The session's durable JSON object; change it freely, it is committed together with the reply."""
+        if self._state is None:
+            # Decoded on first use: an agent without state pays nothing, and a failed attempt leaves no trace.
+            self._state = from_json(self._packed) if self._packed else {}
+        return self._state
+
+    @state.setter
+    def state(self, value: dict[str, Any]) -> None:
+        self._state = value
+
+    def packed_state(self) -> bytes | None:
+        """The state as bytes if the agent changed it, else None. AgentFailed if it isn't a JSON object."""
+        if self._state is None:
+            return None
+        if not isinstance(self._state, dict):
+            raise AgentFailed(f"The agent's state must be a JSON object, not {type(self._state).__name__}.")
+        try:
+            packed = to_json(self._state, inf_nan_mode="constants")
+            from_json(packed, allow_inf_nan=False)
+        except ValueError as error:
+            raise AgentFailed(f"The agent's state isn't JSON: {error}") from error
+        return None if packed == self._packed else packed
+
+
+def load_agent(path: str) -> Agent:
+    """The agent named by ``module:attribute``; a class is instantiated. Misconfigured says what is wrong."""
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise Misconfigured(
+            f"agent {path!r} must be written 'module:attribute', such as 'actors.agents.recall:recall'."
+        )
+    try:
+        target: Any = importlib.import_module(module_name)
+        for name in attribute.split("."):
+            target = getattr(target, name)
+        if inspect.isclass(target):
+            target = target()
+    except Exception as error:
+        raise Misconfigured(f"agent {path!r} can't be loaded: {type(error).__name__}: {error}") from error
+    if not callable(target):
+        raise Misconfigured(f"agent {path!r} is a {type(target).__name__}, which can't be called.")
+    return target  # type: ignore[no-any-return]
+
+
+async def pieces(
+    agent: Agent, conversation: Conversation, threads: Executor | None = None
+) -> AsyncGenerator[str, None]:
+    """Run the agent and yield its reply in the pieces in which it comes. AgentFailed if a piece isn't text.
+
+    A synchronous agent runs in one of ``threads``, one step at a time: cancelling stops the waiting, not the thread.
+    """
+    loop = asyncio.get_running_loop()
+    target = agent if inspect.isroutine(agent) else type(agent).__call__
+    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+        result = agent(conversation)
+    else:
+        result = await loop.run_in_executor(threads, agent, conversation)
+    if inspect.isawaitable(result):
+        result = await result
+    if isinstance(result, AsyncIterator):
+        async for piece in result:
+            yield _text(piece)
+    elif isinstance(result, Iterator):
+        async for piece in _threaded(result, threads):
+            yield _text(piece)
+    else:
+        yield _text(result)
+
+
+_END = object()
+
+
+async def _threaded(iterator: Iterator[Any], threads: Executor | None) -> AsyncIterator[Any]:
+    loop = asyncio.get_running_loop()
+    while (piece := await loop.run_in_executor(threads, next, iterator, _END)) is not _END:
+        yield piece
+
+
+def _text(piece: Any) -> str:
+    if not isinstance(piece, str):
+        raise AgentFailed(f"An agent must yield or return text (str), not {type(piece).__name__}.")
+    return piece

@@ -1,0 +1,1 @@
+"""Agents that ship with Rehydra: ``echo`` for tests and load, ``recall`` for the demo."""

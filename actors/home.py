@@ -1,0 +1,63 @@
+"""What an activation needs from its host. Structural, so that neither module imports the other.
+
+Nothing here awaits: an activation may call it between a look and a change (I5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Protocol
+
+from actors.agent import Agent
+from actors.lifecycle import Reason
+from actors.model import HostRef, SessionKey
+from actors.ports import Peers, Placement
+from actors.settings import Settings
+from actors.stores.base import SessionStore
+
+if TYPE_CHECKING:
+    from actors.session import Activation
+    from actors.ticket import Ticket
+
+
+class Home(Protocol):
+    """The host, as its activations see it."""
+
+    ref: HostRef
+    store: SessionStore
+    agent: Agent
+    placement: Placement
+    peers: Peers
+    settings: Settings
+    claims: asyncio.Semaphore
+    threads: Executor | None
+
+    def new_token(self) -> str: ...
+
+    def now_ms(self) -> int: ...
+
+    def forget(self, activation: Activation, reason: Reason) -> None:
+        """Out of the map, now."""
+        ...
+
+    def again(self, key: SessionKey, tickets: Sequence[Ticket]) -> None:
+        """A new activation takes these tickets over, in this order, before any other."""
+        ...
+
+    def must_move(self, key: SessionKey) -> HostRef | None:
+        """The other host that the ring names as the owner, if it does and that host isn't dead."""
+        ...
+
+    def regressed(self, key: SessionKey, mine: int, stored: int, told: bool) -> None:
+        """Logged, counted, and told to the next client if none is ``told`` now."""
+        ...
+
+    def resized(self, delta_bytes: int) -> None: ...
+
+    def let_go(self, activation: Activation) -> None:
+        """An activation that has become idle but shouldn't stay (its owner is another, or the host is leaving)."""
+        ...
+
+    def leaving(self) -> bool: ...

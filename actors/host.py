@@ -1,0 +1,390 @@
+"""One host: the activations in its memory, and the way of a request to the one host that may answer it.
+
+What runs at the same time: every request in its own task (``chat``), every busy activation in its own
+(``session.Activation._work``), the releases of passivated sessions in up to ``releases_max`` more. They meet only in
+the map of activations, which is changed without an await between the look and the change.
+
+A request's way: resident here, then the mailbox. Otherwise, if nobody has passed it on yet, the owner that the ring
+names. Otherwise claim: granted, then the mailbox; held by a live host, then on to that host; held by a dead one, then
+take it over. The ring is asked at most once per request, a lease every time, so two hosts with different rings can't
+send a request to and fro for ever (I7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from actors.agent import Agent
+from actors.errors import (
+    Outcome,
+    RehydraError,
+    SessionDeleted,
+    SessionUnknown,
+    StateRegressed,
+    Unreachable,
+    WaitedTooLong,
+)
+from actors.lifecycle import Reason
+from actors.model import HostRef, SessionKey, TurnRequest
+from actors.patience import until_known
+from actors.ports import Done, Passed, Peers, Placement, Requester
+from actors.session import Activation
+from actors.settings import Settings
+from actors.stores.base import Deleted, Missing, SessionStore, Turns
+from actors.ticket import Elsewhere, Ticket
+
+log = logging.getLogger("rehydra.host")
+
+UNTOLD_MAX = 1024
+"""Regressions kept in memory until a client can be told; the log has every one."""
+
+
+class Host:
+    """The sessions of one host. Construct it inside a running event loop; ``close`` it after ``drain``."""
+
+    def __init__(
+        self,
+        ref: HostRef,
+        store: SessionStore,
+        agent: Agent,
+        placement: Placement,
+        peers: Peers,
+        settings: Settings,
+        new_token: Callable[[], str],
+        now_ms: Callable[[], int],
+        threads: Executor | None = None,
+    ) -> None:
+        self.ref = ref
+        self.store = store
+        self.agent = agent
+        self.placement = placement
+        self.peers = peers
+        self.settings = settings
+        self.new_token = new_token
+        self.now_ms = now_ms
+        self.threads = threads
+        self.claims = asyncio.Semaphore(settings.session.activations_max)
+        self._activations: OrderedDict[SessionKey, Activation] = OrderedDict()
+        """Least recently used first."""
+        self._resident_bytes = 0
+        self._to_release: deque[tuple[SessionKey, Reason]] = deque()
+        self._releasing = 0
+        self._untold: OrderedDict[SessionKey, tuple[int, int]] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._counts = {"turns": 0, "activations": 0, "passed_on": 0, "regressed": 0, "failures": 0}
+        self._passivated = dict.fromkeys(Reason, 0)
+        self._loop = asyncio.get_running_loop()
+        self._sweeper = self._loop.call_later(self._sweep_interval_s(), self._sweep)
+
+    # --- requests ----------------------------------------------------------------------------------------------
+
+    async def chat(self, request: TurnRequest, requester: Requester, hops: int = 0) -> None:
+        """Have the turn run, wherever that is, and give ``requester`` its one final answer.
+
+        Cancelling this call (the client has gone) doesn't stop the turn. ``hops``: how often it was passed on.
+        """
+        try:
+            async with asyncio.timeout(self.settings.session.request_wait_s):
+                final = await self._answer(request, requester, hops)
+        except TimeoutError:
+            final = WaitedTooLong(retry_after_s=1)
+        if final is not None:
+            if isinstance(final, Done) and not final.replayed:
+                self._counts["turns"] += 1
+            await requester.finish(final)
+
+    async def _answer(self, request: TurnRequest, requester: Requester, hops: int) -> Done | RehydraError | None:
+        """The final answer, or None if another host has given it to the requester."""
+        may_ask_ring = hops == 0
+        pause_s = 0.0
+        while True:
+            activation = self._activations.get(request.key)
+            if activation is None:
+                owner = self.must_move(request.key) if may_ask_ring else None
+                if owner is not None:
+                    # Asked once: if the owner can't be reached, the session is served where the request landed.
+                    may_ask_ring = False
+                    if await self._pass_on(owner, request, requester, hops + 1):
+                        return None
+                    continue
+                if (told := self._tell_regression(request.key)) is not None:
+                    return told
+                activation = self._activate(request.key)
+            entry = activation.submit(request)
+            if isinstance(entry, Done):
+                return entry
+            if isinstance(entry, RehydraError):
+                # Refused without the store having been asked: true only if this host is no ghost.
+                if not activation.entitled:
+                    entry.outcome = Outcome.UNKNOWN
+                return entry
+            self._activations.move_to_end(request.key)
+            end = await self._follow(entry, requester)
+            if not isinstance(end, Elsewhere):
+                return end
+            if hops >= self.settings.session.hops_max:
+                return Unreachable(f"Passed on {hops} times.", retry_after_s=1)
+            if await self._pass_on(end.to, request, requester, hops + 1):
+                return None
+            # The holder can't be reached, or broke off: look again who holds the lease, soon and then less often.
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2 + 0.01, 0.5)
+
+    async def _follow(self, ticket: Ticket, requester: Requester) -> Done | RehydraError | Elsewhere:
+        """Wait for the ticket's end; hand what it says through as it comes. No await between a look and the wait."""
+        ticket.attached += 1
+        try:
+            if not requester.stream:
+                while ticket.end is None:
+                    await ticket.changed()
+                return ticket.end
+            return await self._stream(ticket, requester)
+        finally:
+            ticket.attached -= 1
+
+    async def _stream(self, ticket: Ticket, requester: Requester) -> Done | RehydraError | Elsewhere:
+        generation, announced, shown = ticket.generation, False, 0
+        while not isinstance(ticket.end, Elsewhere):
+            if ticket.generation != generation:
+                generation, announced, shown = ticket.generation, False, 0
+            news = (not announced and ticket.epoch > 0) or shown < len(ticket.pieces)
+            if news and not (ticket.activation.entitled or isinstance(ticket.end, Done)):
+                # A host that was frozen says nothing until it knows that it still holds the lease (I8). The answer
+                # may be old by the time it is here: look again.
+                if not await ticket.activation.may_speak() and ticket.end is None:
+                    await ticket.changed()
+            elif news and not announced:
+                announced = True
+                await requester.turn(ticket.request.turn_id, ticket.epoch)
+            elif news:
+                text = "".join(ticket.pieces[shown:])
+                shown = len(ticket.pieces)
+                await requester.delta(text)
+            elif ticket.end is not None:
+                return ticket.end
+            else:
+                await ticket.changed()
+        return ticket.end
+
+    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest]) -> None:
+        """Another host hands waiting turns over. They go before this host's own arrivals; its release follows."""
+        activation = self._activations.get(key) or self._activate(key)
+        activation.accept_batch(batch, self._loop.time() + self.settings.session.handoff_wait_s)
+
+    async def delete(self, key: SessionKey, turn_id: str) -> None:
+        """Delete the session, whoever holds it. SessionUnknown, or StoreUnavailable if it stays unknown."""
+        answer = await until_known(lambda: self.store.delete(key, turn_id), self.settings.session.commit_patience_s)
+        if isinstance(answer, Missing):
+            raise SessionUnknown(f"Session {key.session_id!r} was never made, or has expired.")
+        if (activation := self._activations.get(key)) is not None:
+            activation.deleted()
+
+    async def read(self, key: SessionKey, after: int, limit: int) -> Turns:
+        """Committed turns after turn_seq ``after``. SessionUnknown, SessionDeleted, StoreUnavailable."""
+        answer = await self.store.read(key, after, limit)
+        if isinstance(answer, Deleted):
+            raise SessionDeleted()
+        if isinstance(answer, Missing):
+            raise SessionUnknown(f"Session {key.session_id!r} was never made, or has expired.")
+        return answer
+
+    # --- passing on ----------------------------------------------------------------------------------------------
+
+    async def _pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> bool:
+        """True if ``to`` has answered the requester. False: it refused, is dead, or broke off.
+
+        A frozen host accepts connections and says nothing, so the wait ends when it is known to be dead.
+        """
+        self._counts["passed_on"] += 1
+        passing = asyncio.create_task(self.peers.pass_on(to, request, requester, hops))
+        death = asyncio.create_task(self.placement.wait_dead(to))
+        try:
+            await asyncio.wait((passing, death), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            death.cancel()
+            if not passing.done():
+                passing.cancel()
+        try:
+            passed = await passing
+        except asyncio.CancelledError:
+            if (me := asyncio.current_task()) is not None and me.cancelling():
+                raise
+            passed = Passed.BROKEN
+        if passed in (Passed.REFUSED, Passed.STRANGER):
+            self.placement.refused(to, stranger=passed is Passed.STRANGER)
+        return passed is Passed.FINISHED
+
+    # --- the map -------------------------------------------------------------------------------------------------
+
+    def _activate(self, key: SessionKey) -> Activation:
+        activation = self._activations[key] = Activation(self, key)
+        activation.last_used = self._loop.time()
+        self._counts["activations"] += 1
+        self._emptied.clear()
+        self._shrink()
+        return activation
+
+    def forget(self, activation: Activation, reason: Reason) -> None:
+        """Out of the map, now. Called by the activation itself when its phase ends, without an await in between."""
+        if self._activations.get(activation.key) is activation:
+            del self._activations[activation.key]
+        self._resident_bytes -= activation.size_bytes
+        self._passivated[reason] += 1
+        if reason is Reason.FAILED:
+            self._counts["failures"] += 1
+        if not self._activations:
+            self._emptied.set()
+
+    def again(self, key: SessionKey, tickets: Sequence[Ticket]) -> None:
+        """A new activation takes over the tickets of one that has just been forgotten, in their order."""
+        activation = self._activations.get(key) or self._activate(key)
+        activation.adopt(tickets)
+
+    def resized(self, delta_bytes: int) -> None:
+        """An activation has grown. Passivates others, least recently used first, when the host is over its limit."""
+        self._resident_bytes += delta_bytes
+        if delta_bytes > 0:
+            self._shrink()
+
+    def regressed(self, key: SessionKey, mine: int, stored: int, told: bool) -> None:
+        """The store has lost confirmed turns of this session. Not ``told``: no client waits, so the next one that
+        comes here is told."""
+        self._counts["regressed"] += 1
+        log.error("state regressed", extra={"session": str(key), "turn_seq": stored, "turn_seq_lost": mine})
+        if told:
+            return
+        self._untold[key] = (mine, stored)
+        while len(self._untold) > UNTOLD_MAX:
+            self._untold.popitem(last=False)
+
+    def _tell_regression(self, key: SessionKey) -> StateRegressed | None:
+        if (lost := self._untold.pop(key, None)) is None:
+            return None
+        return StateRegressed.of(*lost)
+
+    # --- leaving memory --------------------------------------------------------------------------------------------
+
+    def must_move(self, key: SessionKey) -> HostRef | None:
+        """The owner by the ring, if that is another host which isn't known to be dead."""
+        owner = self.placement.owner(key.session_id)
+        if owner is None or owner.incarnation == self.ref.incarnation or self.placement.is_dead(owner):
+            return None
+        return owner
+
+    def leaving(self) -> bool:
+        """Whether nothing should stay in memory: the host is at its end."""
+        return self._draining
+
+    def let_go(self, activation: Activation) -> None:
+        """An activation has become idle that shouldn't stay."""
+        self._passivate(activation.key, Reason.DRAIN if self._draining else Reason.HANDOFF)
+
+    def ring_changed(self) -> None:
+        """The ring is another: release what is idle here and belongs elsewhere, hottest first. Busy sessions notice
+        by themselves at the end of their turn."""
+        for key in reversed(self._activations):
+            if self._draining or self.must_move(key) is not None:
+                self._passivate(key, Reason.DRAIN if self._draining else Reason.HANDOFF)
+
+    def _passivate(self, key: SessionKey, reason: Reason) -> None:
+        self._to_release.append((key, reason))
+        if self._releasing < self.settings.session.releases_max:
+            self._releasing += 1
+            self.spawn(self._release_queued())
+
+    async def _release_queued(self) -> None:
+        """Release what is queued, one after the other. A session stays in the map, and answers, until its turn comes;
+        by then it may be busy again, or gone, or belong here after all."""
+        try:
+            while self._to_release:
+                key, reason = self._to_release.popleft()
+                activation = self._activations.get(key)
+                if activation is None or (reason is Reason.HANDOFF and self.must_move(key) is None):
+                    continue
+                if activation.passivate(reason):
+                    await activation.release()
+        finally:
+            self._releasing -= 1
+
+    def _shrink(self) -> None:
+        """Passivate the least recently used idle sessions while the host holds more than it may."""
+        limits = self.settings.session
+        surplus = len(self._activations) - limits.resident_max - len(self._to_release) - self._releasing
+        surplus_bytes = self._resident_bytes - limits.resident_bytes_max
+        if surplus <= 0 and surplus_bytes <= 0:
+            return
+        for key, activation in self._activations.items():
+            if surplus <= 0 and surplus_bytes <= 0:
+                break
+            if activation.idle:
+                surplus -= 1
+                surplus_bytes -= activation.size_bytes
+                self._passivate(key, Reason.CAPACITY)
+
+    def _sweep_interval_s(self) -> float:
+        return min(max(self.settings.session.idle_s / 4, 0.01), 5.0)
+
+    def _sweep(self) -> None:
+        """Passivate what has been idle for too long. The map is ordered by use: the look ends at the first young one."""
+        idle_since = self._loop.time() - self.settings.session.idle_s
+        for key, activation in self._activations.items():
+            if activation.last_used > idle_since:
+                break
+            if activation.idle:
+                self._passivate(key, Reason.IDLE)
+        self._sweeper = self._loop.call_later(self._sweep_interval_s(), self._sweep)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Everything out of memory, every lease given back, within ``drain_stream_s``. The caller has left the table.
+
+        The ring decides where the waiting turns go; without a ring (this was the last host) they are run to the end.
+        Requests that are passed on to this host meanwhile are still served. Optional (I9): a killed host's sessions
+        are taken over instead.
+        """
+        self._draining = True
+        self.ring_changed()
+        try:
+            async with asyncio.timeout(self.settings.session.drain_stream_s):
+                while self._activations or self._tasks:
+                    await self._emptied.wait()
+                    if self._tasks:
+                        await asyncio.wait(tuple(self._tasks))
+        except TimeoutError:
+            log.warning("drain ended with sessions in memory", extra={"resident": len(self._activations)})
+
+    async def close(self) -> None:
+        """Stop timers. Idempotent."""
+        self._sweeper.cancel()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run in the background, kept alive and its failure logged."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._counts["failures"] += 1
+            log.error("background task failed", exc_info=error)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start, and what is in memory now."""
+        return {
+            **self._counts,
+            "passivated": {reason.value: count for reason, count in self._passivated.items()},
+            "resident": len(self._activations),
+            "resident_bytes": self._resident_bytes,
+            "releasing": len(self._to_release) + self._releasing,
+            "draining": self._draining,
+        }

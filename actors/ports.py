@@ -1,0 +1,125 @@
+"""What a host needs from outside: who is where, how to reach them, and whoever waits for an answer.
+
+Structural types only, so that the production parts (``router.routing``, ``actors.peers``, ``actors.api``) and the
+simulation's can stand in the same places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from actors.errors import RehydraError
+from actors.model import HostRef, SessionKey, Turn, TurnRequest
+
+
+class Residence(StrEnum):
+    """How a turn found its session: the ``X-Session-State`` of the answer."""
+
+    NEW = "new"
+    RESIDENT = "resident"
+    REHYDRATED = "rehydrated"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A committed turn, ready to be told. ``replayed``: it was committed by an earlier request."""
+
+    turn: Turn
+    replayed: bool
+    residence: Residence
+
+
+Final = Done | RehydraError
+"""How a request ends for its client."""
+
+
+class Requester(Protocol):
+    """Whoever waits for one turn: an HTTP request, or a client of the simulation.
+
+    ``stream``: it wants ``turn`` and ``delta`` as they come; otherwise only ``finish`` is called. Nothing may be
+    repeated elsewhere silently once ``begun`` is true: a new ``turn`` then voids what was streamed before.
+    """
+
+    stream: bool
+
+    @property
+    def begun(self) -> bool:
+        """Whether bytes have been sent."""
+        ...
+
+    async def turn(self, turn_id: str, epoch: int) -> None:
+        """The turn starts (or starts again) under ``epoch``."""
+        ...
+
+    async def delta(self, text: str) -> None:
+        """A piece of the reply, not yet durable."""
+        ...
+
+    async def finish(self, final: Final) -> None:
+        """The one and only final answer."""
+        ...
+
+
+class Passed(StrEnum):
+    """How passing a request on to another host ended."""
+
+    FINISHED = "finished"
+    """The requester has its final answer."""
+    REFUSED = "refused"
+    """Nobody listens at that address: the connection was refused. The request was not taken."""
+    STRANGER = "stranger"
+    """Another incarnation listens at that address: the one that was asked for is dead."""
+    BROKEN = "broken"
+    """The connection broke before the final answer: whether the request was taken is unknown."""
+
+
+class Peers(Protocol):
+    """The other hosts."""
+
+    async def pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> Passed:
+        """Have ``to`` serve the request and hand its answer through, deltas included. ``hops`` counts this one."""
+        ...
+
+    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
+        """Give ``to`` the waiting turns, in order. True: it has them. False: it may or may not have them."""
+        ...
+
+
+class Placement(Protocol):
+    """The ring and the membership as this host sees them. A hint, save for ``is_dead``, which costs work if wrong."""
+
+    @property
+    def ring_version(self) -> int: ...
+
+    def owner(self, session_id: str) -> HostRef | None:
+        """Whom the ring names, or None while the ring is empty or unknown."""
+        ...
+
+    def is_dead(self, host: HostRef) -> bool:
+        """Known to be dead: see DESIGN §3, "Dead means". Never true of a host that says it is draining."""
+        ...
+
+    def refused(self, host: HostRef, stranger: bool = False) -> None:
+        """Its address refused a connection (or a stranger answered there): evidence, weighed with its beats."""
+        ...
+
+    async def wait_dead(self, host: HostRef) -> None:
+        """Return once ``is_dead(host)``; else wait for ever."""
+        ...
+
+    def trusted(self) -> bool:
+        """Whether this host's own last accepted beat was sent within ``beat_ttl_s``: if not, it may be a ghost (I8)."""
+        ...
+
+    @property
+    def lapses(self) -> int:
+        """How often this host has not been trusted so far: two accepted beats were sent more than ``beat_ttl_s``
+        apart. Whoever saw another number must ask the store whether its lease still stands."""
+        ...
+
+    async def wait_trusted(self) -> None:
+        """Return once ``trusted()``."""
+        ...

@@ -1,0 +1,150 @@
+"""Every limit and every choice, one group per concern, each with its unit and its consequence.
+
+Read in one place: ``Settings.load(args)`` takes the Serve config's ``args``, then ``REHYDRA_<GROUP>__<NAME>`` from
+the environment (``REHYDRA_STORE__URL``), then the defaults below. Relations between settings are validated here, so
+that no module has to doubt its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Group(BaseModel):
+    """A concern's settings. Unknown names are refused: a typing error must not become a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AgentSettings(Group):
+    path: str = Field("actors.agents.recall:recall", description="The agent, as `module:attribute`.")
+    deadline_s: float = Field(120.0, gt=0, description="Longest time one attempt of the agent may take, seconds.")
+    reply_bytes_max: int = Field(1 << 20, gt=0, description="Longest reply, bytes of UTF-8; over it the turn fails.")
+    state_bytes_max: int = Field(1 << 18, gt=0, description="Largest durable state, bytes of JSON.")
+    threads_max: int = Field(64, gt=0, description="Threads for synchronous agents; further turns wait for one.")
+
+
+class SessionSettings(Group):
+    ttl_s: float = Field(604_800.0, ge=0, description="A session expires after this long without a turn; 0 = never.")
+    tombstone_s: float = Field(86_400.0, gt=0, description="How long a deleted session answers 410, seconds.")
+    idle_s: float = Field(300.0, gt=0, description="A resident session passivates after this long without a turn.")
+    resident_max: int = Field(100_000, gt=0, description="Sessions in memory per host; the least recently used go.")
+    resident_bytes_max: int = Field(2 << 30, gt=0, description="Bytes of turns and state in memory per host.")
+    mailbox_max: int = Field(128, gt=0, description="Messages that may wait per session; beyond it 429.")
+    attachments_max: int = Field(64, gt=0, description="Requests that may wait for one and the same turn.")
+    message_bytes_max: int = Field(1 << 18, gt=0, description="Longest message, bytes of UTF-8; over it 413.")
+    body_bytes_max: int = Field(400_000, gt=0, description="Largest request body, bytes; over it 413.")
+    request_wait_s: float = Field(300.0, gt=0, description="Longest time a request waits for its turn, seconds.")
+    commit_patience_s: float = Field(15.0, gt=0, description="How long an unanswered commit is repeated, seconds.")
+    claim_patience_s: float = Field(15.0, gt=0, description="How long an unanswered claim is repeated, seconds.")
+    handoff_wait_s: float = Field(30.0, gt=0, description="How long a handed-over batch waits for the lease, seconds.")
+    takeovers_max: int = Field(3, gt=0, description="Takeovers without a commit before a turn counts as poison.")
+    hops_max: int = Field(4, gt=0, description="How often one request may be passed on between hosts.")
+    releases_max: int = Field(64, gt=0, description="Leases released at one time when many sessions leave.")
+    activations_max: int = Field(64, gt=0, description="Claims of one host at one time; the others wait their turn.")
+    drain_stream_s: float = Field(30.0, gt=0, description="How long a leaving host lets turns and streams run.")
+
+
+class StoreSettings(Group):
+    url: str = Field("redis://127.0.0.1:6379/0", description="`redis://` or `rediss://` URL, or `memory://`.")
+    prefix: str = Field("rehydra", pattern=r"^[A-Za-z0-9._-]{1,32}$", description="First part of every key.")
+    tenant: str = Field("-", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose sessions these are.")
+    timeout_s: float = Field(2.0, gt=0, description="Longest wait for one answer of the store, seconds.")
+    connections_max: int = Field(8, gt=0, description="Connections of one host to the store.")
+    pipeline_bytes_max: int = Field(1 << 20, gt=0, description="Bytes that one pipeline may carry.")
+    pipeline_calls_max: int = Field(128, gt=0, description="Calls that one pipeline may carry.")
+
+
+class RingSettings(Group):
+    slots_max: int = Field(64, gt=0, le=1024, description="Slots on the ring; hosts beyond it wait as spares.")
+    vnodes: int = Field(160, gt=0, description="Points per slot and unit of weight on the hash ring.")
+    host_weight: int = Field(1, gt=0, description="This host's share of the sessions relative to the others.")
+    beat_interval_s: float = Field(0.5, gt=0, description="Time between two beats of a host, seconds.")
+    beat_ttl_s: float = Field(2.0, gt=0, description="A host whose beats were missed for this long is dead, seconds.")
+    loop_stall_s: float = Field(30.0, gt=0, description="Beats stop when the event loop hasn't run for this long.")
+
+
+class HttpSettings(Group):
+    bind: str = Field("", description="Address that hosts listen on; empty = the node's own address.")
+    port_min: int = Field(0, ge=0, le=65535, description="First port for hosts' listeners; 0 = any free one.")
+    port_max: int = Field(0, ge=0, le=65535, description="Last port for hosts' listeners.")
+    connections_max: int = Field(4096, gt=0, description="Open connections per host.")
+    ping_s: float = Field(15.0, gt=0, description="Time between two comment pings on a silent stream, seconds.")
+    body_s: float = Field(30.0, gt=0, description="Longest time a client may take to send a body, seconds.")
+    turns_page_max: int = Field(500, gt=0, description="Most turns in one page of GET /sessions/{id}/turns.")
+    head_bytes_max: int = Field(65_536, gt=0, description="Longest request head (line and headers), bytes.")
+    keep_alive_s: float = Field(75.0, gt=0, description="An idle connection is closed after this long, seconds.")
+    connect_s: float = Field(1.0, gt=0, description="Longest wait for a connection to another host, seconds.")
+    hand_off_s: float = Field(5.0, gt=0, description="Longest wait until another host has a handed-over batch.")
+
+
+class EdgeSettings(Group):
+    kind: str = Field("haproxy", pattern=r"^(haproxy|serve)$", description="`haproxy`, or `serve` for Serve's proxy.")
+    bind: str = Field("127.0.0.1", description="Address that the edge listens on.")
+    port: int = Field(8000, gt=0, le=65535, description="Port that clients talk to.")
+    run_dir: str = Field("", description="Folder for HAProxy's config, pid and socket; empty = one per port.")
+    secret: SecretStr = Field(
+        SecretStr("cmVoeWRyYS1kZXZlbG9wbWVudC1rZXk="),
+        description="Base64 key from which ids of new sessions are derived; the same on all hosts. Set your own.",
+    )
+    connections_max: int = Field(512, gt=0, description="Connections that the edge accepts at one time.")
+    buffer_bytes: int = Field(524_288, ge=65_536, description="HAProxy's buffer: what fits is repeated on failure.")
+    check_interval_ms: int = Field(500, gt=0, description="Time between two health checks of a host.")
+    connect_timeout_ms: int = Field(250, gt=0, description="How long the edge waits for a connection to a host.")
+    poll_s: float = Field(0.25, gt=0, description="Time between two looks of the edge at the membership table.")
+
+
+class LogSettings(Group):
+    level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is written.")
+    message_text: bool = Field(False, description="Whether messages and replies may appear in logs.")
+
+
+class Settings(BaseSettings):
+    """All settings. Frozen; make changed copies with ``model_copy`` in tests."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="REHYDRA_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    agent: AgentSettings = AgentSettings()  # type: ignore[call-arg]
+    session: SessionSettings = SessionSettings()  # type: ignore[call-arg]
+    store: StoreSettings = StoreSettings()  # type: ignore[call-arg]
+    ring: RingSettings = RingSettings()  # type: ignore[call-arg]
+    http: HttpSettings = HttpSettings()  # type: ignore[call-arg]
+    edge: EdgeSettings = EdgeSettings()  # type: ignore[call-arg]
+    log: LogSettings = LogSettings()  # type: ignore[call-arg]
+
+    @classmethod
+    def load(cls, args: Mapping[str, Any] | None = None) -> Self:
+        """From ``args`` (nested by group), then the environment, then the defaults."""
+        return cls(**dict(args or {}))
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        session, ring = self.session, self.ring
+        if ring.beat_interval_s * 3 > ring.beat_ttl_s:
+            raise ValueError("ring.beat_interval_s * 3 must not exceed ring.beat_ttl_s: one lost beat is no death.")
+        if session.ttl_s and session.ttl_s <= session.idle_s + self.agent.deadline_s + session.commit_patience_s:
+            raise ValueError(
+                "session.ttl_s must exceed session.idle_s + agent.deadline_s + session.commit_patience_s,"
+                " or sessions expire while they are in memory."
+            )
+        if session.message_bytes_max > session.body_bytes_max:
+            raise ValueError("session.message_bytes_max must not exceed session.body_bytes_max.")
+        if self.edge.kind == "haproxy" and session.body_bytes_max + 65_536 > self.edge.buffer_bytes:
+            raise ValueError(
+                "edge.buffer_bytes must exceed session.body_bytes_max by 64 KiB: only what fits is repeated."
+            )
+        if session.request_wait_s < self.agent.deadline_s:
+            raise ValueError("session.request_wait_s must be at least agent.deadline_s.")
+        if (self.http.port_min == 0) != (self.http.port_max == 0) or self.http.port_min > self.http.port_max:
+            raise ValueError("http.port_min and http.port_max must both be 0, or a range.")
+        return self

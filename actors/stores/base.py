@@ -1,0 +1,212 @@
+"""The store contract: who may write, what is durable, who is on the ring.
+
+The store decides, never the ring (DESIGN §3). Every call is one atomic step and one round trip, and a repeat of
+the same call gets an answer that means the same: a commit whose reply was lost answers ``Replayed`` with the very
+turn that it wrote. A store raises only :class:`~actors.errors.StoreUnavailable`, which means **unknown**: the call
+may or may not have been applied.
+
+What a store deliberately does not do: compare clocks of machines, expire leases by time, or retry by itself.
+``tests/contract`` is the executable form of this page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from actors.model import BeatReply, Checkpoint, HostRef, HostState, Lease, Member, SessionKey, Table, Turn
+
+# --- answers ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The lease is yours. ``takeovers``: how often it was taken from a dead holder since the last commit."""
+
+    lease: Lease
+    checkpoint: Checkpoint
+    takeovers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Somebody else holds the lease: pass the request on to ``holder``, or prove it dead and claim ``over`` it."""
+
+    holder: HostRef
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The session was deleted; its tombstone still stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no such session: never made, or expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ok:
+    """Done, durably."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """This turn id is in the log already; ``turn`` is what was recorded, which is the answer to give."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """This turn id is in the log with another fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Epoch or token are not current. ``holder`` is None when nobody holds it (released, or expired: epoch 0)."""
+
+    holder: HostRef | None
+    epoch: int
+    turn_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Regressed:
+    """The store has lost what it had confirmed: its log, now ``turn_seq`` long, doesn't begin with the caller's."""
+
+    turn_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The lease is current but the log has turns that the holder doesn't know: drop the activation, claim again."""
+
+    turn_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """A page of committed turns. ``turn_seq`` is that of the session's last turn, whatever the page."""
+
+    turns: tuple[Turn, ...]
+    turn_seq: int
+
+
+ClaimAnswer = Granted | Held | Deleted
+CommitAnswer = Ok | Replayed | Mismatch | Fenced | Regressed | Ahead | Deleted
+ReleaseAnswer = Ok | Fenced | Regressed | Deleted
+CheckAnswer = Ok | Fenced | Regressed | Deleted
+DeleteAnswer = Ok | Missing
+ReadAnswer = Turns | Deleted | Missing
+
+
+class SessionStore(Protocol):
+    """Leases, logs and states of sessions. Every method may raise ``StoreUnavailable`` (the outcome is unknown)."""
+
+    async def claim(
+        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+    ) -> ClaimAnswer:
+        """Take the lease and load the session, in one step.
+
+        Granted when the lease is free, when the session doesn't exist (it then begins: ``epoch`` = ``born`` = the
+        store's TIME in ms), when ``host.incarnation`` holds it already (an earlier claim of this host whose
+        activation is gone), or when ``over`` = (incarnation, epoch) names the very holder and epoch that stand in
+        the lease; only the last counts as a takeover. The new epoch is the old one + 1. The same ``token`` again
+        gets the same grant again, with the checkpoint as it is now. Renews the expiry.
+        """
+        ...
+
+    async def commit(
+        self, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None
+    ) -> CommitAnswer:
+        """Append ``turn`` and, unless None, replace the state; the only way into the log (I1, I3).
+
+        Checks in this order: deleted; fence (epoch and token); turn id known (same fingerprint: Replayed, other:
+        Mismatch); ``turn.turn_seq`` is the next and ``previous_turn_id`` (``""`` before the first) the last. Resets
+        ``takeovers``, renews the expiry of all keys of the session. A missing lease answers ``Fenced(None, 0, 0)``:
+        the session expired.
+
+        Regressed: the caller's epoch is above the store's; or, within one ``born``, the caller's log (turn_seq - 1
+        turns, the last of them ``previous_turn_id``) is not a prefix of the store's.
+        """
+        ...
+
+    async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
+        """Holder := nobody; the epoch stays. A repeat, and a session that expired, answer ``Ok``.
+
+        ``turn_seq`` and ``last_turn_id`` ("" and 0 for none) let the store notice that it regressed.
+        """
+        ...
+
+    async def check(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> CheckAnswer:
+        """Does the lease still stand? Reads only. Asked before a host speaks of a turn that it did not commit (I8)."""
+        ...
+
+    async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
+        """Log, state and index go, epoch + 1, a tombstone stays as long as a repeat may come. Repeats answer Ok."""
+        ...
+
+    async def read(self, key: SessionKey, after: int, limit: int) -> ReadAnswer:
+        """Up to ``limit`` committed turns with turn_seq > ``after``, in order. No lease needed: any host may ask."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free connections. Idempotent."""
+        ...
+
+
+class MembershipStore(Protocol):
+    """The membership table and the beats. Synchronous: it is called from the beat thread, which may block.
+
+    Every change is a compare-and-set on the table and raises ``ring_version`` by one if, and only if, it changed it.
+    """
+
+    def join(self, incarnation: str, address: str, health_port: int, weight: int, slots_max: int) -> Table:
+        """Take the lowest free slot of ``slots_max``; none free or one held already: no change (see slot_of)."""
+        ...
+
+    def beat(self, incarnation: str, address: str, state: HostState, known_ring_version: int) -> BeatReply:
+        """I am alive. ``known_ring_version`` -1 always brings the table."""
+        ...
+
+    def leave(self, incarnation: str, gone: bool = False) -> Table:
+        """Give the slot back. The beats may go on (draining) until ``gone``, which forgets them too."""
+        ...
+
+    def evict(self, slot: str, incarnation: str) -> Table:
+        """Take the slot from that very incarnation, if it still holds it, and forget its beats."""
+        ...
+
+    def table(self) -> Table:
+        """The table as it is now."""
+        ...
+
+    def close(self) -> None:
+        """Free connections. Idempotent."""
+        ...
+
+
+__all__ = [
+    "Ahead",
+    "CheckAnswer",
+    "ClaimAnswer",
+    "CommitAnswer",
+    "Deleted",
+    "DeleteAnswer",
+    "Fenced",
+    "Granted",
+    "Held",
+    "Member",
+    "MembershipStore",
+    "Mismatch",
+    "Missing",
+    "Ok",
+    "ReadAnswer",
+    "Regressed",
+    "ReleaseAnswer",
+    "Replayed",
+    "SessionStore",
+    "Turns",
+]

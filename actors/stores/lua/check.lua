@@ -1,0 +1,31 @@
+-- check: does the lease still stand? Reads only.
+--
+-- KEYS[1]  hash    the lease
+-- KEYS[2]  list    the log (not read)
+-- KEYS[3]  hash    the ids
+-- ARGV[1]  epoch             of the caller's lease
+-- ARGV[2]  token             of the caller's lease
+-- ARGV[3]  born              of the caller's lease
+-- ARGV[4]  turn_seq          turns in the caller's log
+-- ARGV[5]  last turn id      the last of them, empty if there is none
+--
+-- {'deleted'}
+-- {'fenced', incarnation, slot, address, epoch, turn_seq}   incarnation empty: nobody; epoch 0: expired
+-- {'regressed', turn_seq}
+-- {'ok'}
+--
+-- include: fence.lua
+
+local turn_seq, last_turn_id = tonumber(ARGV[4]), ARGV[5]
+local lease = load_lease()
+if lease and lease.deleted then
+  return {'deleted'}
+end
+local refusal = fence(lease, tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), turn_seq, last_turn_id)
+if refusal then
+  return refusal
+end
+if not begins_with(lease, turn_seq, last_turn_id) then
+  return {'regressed', lease.turn_seq}
+end
+return {'ok'}

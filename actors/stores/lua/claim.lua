@@ -1,0 +1,60 @@
+-- claim: take the lease and load the session. Atomic, because a holder that is found must still hold it when it is
+-- written over, and because what is loaded must be what the new epoch starts from.
+--
+-- KEYS[1]  hash    the lease
+-- KEYS[2]  list    the log
+-- KEYS[3]  hash    the ids
+-- ARGV[1]  token             random for every claim, never empty
+-- ARGV[2]  incarnation       of the host that claims
+-- ARGV[3]  slot              of that host, may be empty
+-- ARGV[4]  address           of that host, host:port
+-- ARGV[5]  over incarnation  the dead holder to take over from, or empty
+-- ARGV[6]  over epoch        the epoch that was seen with it, or 0
+-- ARGV[7]  ttl_ms            expiry of the session, 0 = never
+-- ARGV[8]  schema_version    the newest that the caller can read
+--
+-- {'granted', epoch, born, takeovers, state, {record, ...}}   renews the expiry
+-- {'held', incarnation, slot, address, epoch}
+-- {'deleted'}
+-- {'newer', schema_version}                                   written by a newer program
+--
+-- include: fence.lua
+
+local token, incarnation = ARGV[1], ARGV[2]
+local lease = load_lease()
+local epoch, born, takeovers
+
+if not lease then
+  -- From the clock: an epoch must not restart low, or a holder of the expired session would seem to be current.
+  born = now_ms()
+  epoch = born
+  takeovers = 0
+else
+  if lease.schema_version > tonumber(ARGV[8]) then
+    return {'newer', lease.schema_version}
+  end
+  if lease.deleted then
+    return {'deleted'}
+  end
+  epoch, born, takeovers = lease.epoch, lease.born, lease.takeovers
+  local held = lease.incarnation ~= ''
+  if not (held and lease.token == token) then
+    if held and lease.incarnation ~= incarnation then
+      if not (lease.incarnation == ARGV[5] and lease.epoch == tonumber(ARGV[6])) then
+        return {'held', lease.incarnation, lease.slot, lease.address, lease.epoch}
+      end
+      takeovers = takeovers + 1
+    end
+    epoch = epoch + 1
+  end
+end
+
+redis.call('HSET', KEYS[1], 'schema_version', ARGV[8], 'born', string.format('%.0f', born),
+  'epoch', string.format('%.0f', epoch), 'takeovers', takeovers,
+  'token', token, 'incarnation', incarnation, 'slot', ARGV[3], 'address', ARGV[4])
+if not lease then
+  redis.call('UNLINK', KEYS[2], KEYS[3])
+end
+renew(tonumber(ARGV[7]))
+return {'granted', epoch, born, takeovers, redis.call('HGET', KEYS[1], 'state') or '',
+  redis.call('LRANGE', KEYS[2], 0, -1)}

@@ -1,0 +1,84 @@
+"""One turn on its way through this host, and everybody here who waits for it.
+
+A ticket belongs to at most one activation at a time; requests attach to it and may go away again without any effect on
+the turn. Everything here runs on the event loop; nothing awaits while it changes a ticket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actors.errors import RehydraError
+from actors.model import HostRef, TurnRequest
+from actors.ports import Done
+
+if TYPE_CHECKING:
+    from actors.session import Activation
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Not to be answered here: ``to`` holds the lease, or is about to."""
+
+    to: HostRef
+
+
+class Ticket:
+    """A waiting or running turn. ``pieces`` are what the running attempt has said so far."""
+
+    __slots__ = ("_waiters", "activation", "attached", "end", "epoch", "generation", "pieces", "request")
+
+    def __init__(self, request: TurnRequest, activation: Activation) -> None:
+        self.request = request
+        self.activation = activation
+        """Whose turn it is now."""
+        self.attached = 0
+        """Requests of this host that wait for it now."""
+        self.epoch = 0
+        """Epoch of the running attempt; 0 while none runs."""
+        self.generation = 0
+        """Grows when an attempt is voided: what was streamed before counts no longer."""
+        self.pieces: list[str] = []
+        self.end: Done | RehydraError | Elsewhere | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def begin(self, epoch: int) -> None:
+        """An attempt starts to run."""
+        self.epoch = epoch
+        self.notify()
+
+    def say(self, piece: str) -> None:
+        """The running attempt says something, not yet durable."""
+        self.pieces.append(piece)
+        if self._waiters:
+            self.notify()
+
+    def void(self, activation: Activation) -> None:
+        """The attempt came to nothing and another will follow, by ``activation``."""
+        self.activation = activation
+        self.generation += 1
+        self.epoch = 0
+        self.pieces = []
+        self.notify()
+
+    def finish(self, end: Done | RehydraError | Elsewhere) -> None:
+        """The one end of this ticket; a second one is a bug."""
+        assert self.end is None, f"turn {self.request.turn_id} ended twice"
+        self.end = end
+        self.notify()
+
+    def notify(self) -> None:
+        """Wake everybody who waits for a change."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def changed(self) -> None:
+        """Wait for the next change. The caller looks at the ticket again before it waits again, without an await
+        in between: that is what makes a missed wake-up impossible."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter

@@ -1,0 +1,157 @@
+"""The ring and the membership as one host sees them: ``Placement`` for the session runtime.
+
+Lives on one thread (the event loop's; in the simulation the simulator's) and never waits: the beat thread feeds it
+with the store's answers by ``replied`` and takes the returned orders away. Everything it says is a hint but for
+``is_dead``, which costs work if wrong. It reads no clock of its own: ``now`` is given, and must be the clock of the
+times that ``replied`` gets.
+
+What it deliberately does not do: talk to the store, decide who may write, or keep sessions' addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from actors.model import BeatReply, HostRef, HostState
+from actors.settings import RingSettings
+from router.membership import Observer, Orders
+from router.ring import EMPTY, Ring
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class HostView:
+    """What one host knows of the others. ``on_slot`` and ``on_ring`` are called when its slot or the ring changed."""
+
+    def __init__(
+        self,
+        ref: HostRef,
+        settings: RingSettings,
+        now: Callable[[], float],
+        *,
+        on_ring: Callable[[], None] = _nothing,
+        on_slot: Callable[[HostRef], None] = _nothing,
+        hurry: Callable[[], None] = _nothing,
+    ) -> None:
+        """``hurry`` asks for a beat at once, because somebody waits for news."""
+        self.ref = ref
+        self.ring: Ring = EMPTY
+        self.observer: Final = Observer(ref.incarnation, settings)
+        self.on_ring = on_ring
+        self.on_slot = on_slot
+        self.hurry = hurry
+        self._vnodes = settings.vnodes
+        self._now = now
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+
+    # --- for the session runtime (actors.ports.Placement) ---------------------------------------------------------
+
+    @property
+    def ring_version(self) -> int:
+        """Of the ring in use; -1 before the table was read."""
+        return self.ring.ring_version
+
+    def owner(self, session_id: str) -> HostRef | None:
+        """Whom the ring names, or None while it is empty or unknown."""
+        return self.ring.owner(session_id)
+
+    def is_dead(self, host: HostRef) -> bool:
+        """See DESIGN §3, "Dead means". False while this host's own beats are not accepted: it may be the ghost."""
+        return self.observer.is_dead(host.incarnation, self._now())
+
+    def refused(self, host: HostRef, stranger: bool = False) -> None:
+        """Its address refused a connection, or a stranger answered there."""
+        self.observer.refused(host.incarnation, self._now(), stranger)
+        self._wake()
+        self.hurry()
+
+    async def wait_dead(self, host: HostRef) -> None:
+        """Return once ``is_dead(host)``; else wait for ever."""
+        while not self.is_dead(host):
+            # Nobody becomes dead by the mere passing of time: only an answer or a refusal changes the verdict.
+            await self._answer_for(host.incarnation)
+
+    def trusted(self) -> bool:
+        """Whether an own beat sent within ``beat_ttl_s`` was accepted."""
+        return self.observer.trusted(self._now())
+
+    @property
+    def lapses(self) -> int:
+        """How often trust was lost so far, or this host evicted: whoever saw another number must ask the store."""
+        return self.observer.lapses
+
+    async def wait_trusted(self) -> None:
+        """Return once ``trusted()``."""
+        while not self.trusted():
+            await self._answer_for("")
+
+    # --- for the beat thread (actors.beats.Policy) ----------------------------------------------------------------
+
+    @property
+    def known_ring_version(self) -> int:
+        """What the next beat says it knows. Safe to read from any thread.
+
+        -1, which brings the table, when the store's word on this host contradicts it: a store that lost its tail may
+        have come to the same number with other members.
+        """
+        table = self.observer.table
+        agreed = self.observer.listed == (table.slot_of(self.ref.incarnation) is not None)
+        return table.ring_version if agreed else -1
+
+    @property
+    def state(self) -> HostState:
+        """What the next beat says of this host. Safe to read from any thread."""
+        if self.observer.draining:
+            return HostState.DRAINING
+        return HostState.SERVING if self.observer.listed else HostState.SPARE
+
+    def drain(self) -> None:
+        """This host is leaving: it says so with every beat, gives its slot back and takes none any more."""
+        self.observer.draining = True
+        self.hurry()
+
+    def replied(self, reply: BeatReply, sent: float, received: float) -> Orders:
+        """The store accepted the beat sent at ``sent``. Applies what it says, then tells the host."""
+        before = self.observer.table
+        orders = self.observer.replied(reply, sent, received)
+        if reply.table is not None and reply.table != before:
+            self._change(Ring.of(reply.table, self._vnodes))
+        self._wake()
+        return orders
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _change(self, ring: Ring) -> None:
+        self.ring = ring
+        slots = (member.slot for member in ring.members if member.incarnation == self.ref.incarnation)
+        ref = HostRef(self.ref.incarnation, next(slots, ""), self.ref.address)
+        if ref != self.ref:
+            # The slot first: whoever moves sessions must already speak under the new name.
+            self.ref = ref
+            self.on_slot(ref)
+        self.on_ring()
+
+    async def _answer_for(self, incarnation: str) -> None:
+        """Return when the verdict on that host may have changed; ``""`` stands for the trust in this one."""
+        woken = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(incarnation, set())
+        waiting.add(woken)
+        self.hurry()
+        try:
+            await woken
+        finally:
+            waiting.discard(woken)
+            if not waiting and self._waiting.get(incarnation) is waiting:
+                del self._waiting[incarnation]
+
+    def _wake(self) -> None:
+        now = self._now()
+        for incarnation, waiting in list(self._waiting.items()):
+            if self.observer.is_dead(incarnation, now) if incarnation else self.observer.trusted(now):
+                for woken in waiting:
+                    if not woken.done():
+                        woken.set_result(None)
