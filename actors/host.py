@@ -120,6 +120,7 @@ class Host:
                 activation = self._activate(request.key)
             entry = activation.submit(request)
             if isinstance(entry, Done):
+                await _tell_whole(requester, entry)
                 return entry
             if isinstance(entry, RehydraError):
                 # Refused without the store having been asked: true only if this host is no ghost.
@@ -168,10 +169,12 @@ class Host:
                 text = "".join(ticket.pieces[shown:])
                 shown = len(ticket.pieces)
                 await requester.delta(text)
-            elif ticket.end is not None:
-                return ticket.end
-            else:
+            elif ticket.end is None:
                 await ticket.changed()
+            else:
+                if isinstance(ticket.end, Done) and not announced:
+                    await _tell_whole(requester, ticket.end)
+                break
         return ticket.end
 
     async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest]) -> None:
@@ -388,3 +391,10 @@ class Host:
             "releasing": len(self._to_release) + self._releasing,
             "draining": self._draining,
         }
+
+
+async def _tell_whole(requester: Requester, done: Done) -> None:
+    """A recorded turn, told as a stream of one piece: it voids whatever an attempt that came to nothing has said."""
+    if requester.stream:
+        await requester.turn(done.turn.turn_id, done.turn.epoch)
+        await requester.delta(done.turn.reply)

@@ -57,6 +57,7 @@ class StoreSettings(Group):
     connections_max: int = Field(8, gt=0, description="Connections of one host to the store.")
     pipeline_bytes_max: int = Field(1 << 20, gt=0, description="Bytes that one pipeline may carry.")
     pipeline_calls_max: int = Field(128, gt=0, description="Calls that one pipeline may carry.")
+    waiting_max: int = Field(20_000, gt=0, description="Calls of one host that may wait for the store; beyond it 503.")
 
 
 class RingSettings(Group):

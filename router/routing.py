@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from actors.model import BeatReply, HostRef, HostState
+from actors.model import BeatReply, HostRef, HostState, Table
 from actors.settings import RingSettings
 from router.membership import Observer, Orders
 from router.ring import EMPTY, Ring
@@ -88,6 +88,12 @@ class HostView:
         """Return once ``trusted()``."""
         while not self.trusted():
             await self._answer_for("")
+
+    @property
+    def table(self) -> Table:
+        """The membership as last heard; ``ring_version`` 0 and no members before that."""
+        table = self.observer.table
+        return table if table.ring_version >= 0 else Table(0)
 
     # --- for the beat thread (actors.beats.Policy) ----------------------------------------------------------------
 

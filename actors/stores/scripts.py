@@ -34,8 +34,8 @@ from actors.stores.base import (
     CheckAnswer,
     ClaimAnswer,
     CommitAnswer,
-    Deleted,
     DeleteAnswer,
+    Deleted,
     Fenced,
     Granted,
     Held,
@@ -88,12 +88,12 @@ class Call(Generic[A]):
 
 def compose(name: str, folder: Path = LUA_FOLDER) -> Script:
     """The script ``name`` with each line ``-- include: FILE`` replaced by the text of that file."""
-    lines = []
-    for line in (folder / f"{name}.lua").read_text("utf-8").splitlines():
-        if line.startswith(_INCLUDE):
-            line = (folder / line.removeprefix(_INCLUDE)).read_text("utf-8")
-        lines.append(line)
-    return Script.of(name, "\n".join(lines))
+
+    def text(line: str) -> str:
+        included = line.startswith(_INCLUDE)
+        return (folder / line.removeprefix(_INCLUDE)).read_text("utf-8") if included else line
+
+    return Script.of(name, "\n".join(map(text, (folder / f"{name}.lua").read_text("utf-8").splitlines())))
 
 
 def load(folder: Path = LUA_FOLDER) -> dict[str, Script]:
@@ -104,6 +104,7 @@ def load(folder: Path = LUA_FOLDER) -> dict[str, Script]:
 _NAMES: Final = (
     *("claim", "commit", "release", "check", "delete", "read"),
     *("join", "beat", "leave", "evict", "table"),
+    "schema",
 )
 SCRIPTS: Final = load()
 """The scripts in use. Looked up at every call, so that a test can put a broken one in the place of a good one."""
@@ -115,33 +116,219 @@ SCRIPTS: Final = load()
 def claim(
     keys: Keys, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None, ttl_ms: int
 ) -> Call[ClaimAnswer]:
-    """See :meth:`actors.stores.base.SessionStore.claim`."""
+    """:meth:`actors.stores.base.SessionStore.claim`."""
     assert token, "A lease without a token would look released."
-    over_incarnation, over_epoch = over or ("", 0)
-    host_arguments = (host.incarnation, host.slot, host.address)
 
     def decode(reply: Any) -> ClaimAnswer:
         match reply[0]:
             case b"granted":
-                _, epoch, born, takeovers, state, records = reply
-                checkpoint = Checkpoint(decode_turns(key.tenant, records), state)
-                _require_whole(key, checkpoint)
-                return Granted(Lease(epoch, token, born), checkpoint, takeovers)
+                _, epoch, born, takeovers, turn_seq, state, records = reply
+                turns = decode_turns(key.tenant, records)
+                if len(turns) != turn_seq or (turns and turns[-1].turn_seq != turn_seq):
+                    raise _damaged(key)
+                return Granted(Lease(epoch, token, born), Checkpoint(turns, state), takeovers)
             case b"held":
-                return Held(HostRef(*(part.decode() for part in reply[1:4])), reply[4])
+                return Held(_host(reply[1:4]), reply[4])
             case b"newer":
                 raise newer_schema("A session", reply[1])
-        return Deleted()
+            case b"deleted":
+                return Deleted()
+        raise _strange("claim", reply)
 
     return Call(
         SCRIPTS["claim"],
         keys.of_session(key),
-        (token, *host_arguments, over_incarnation, over_epoch, ttl_ms, SCHEMA_VERSION),
+        (token, host.incarnation, host.slot, host.address, *(over or ("", 0)), ttl_ms, SCHEMA_VERSION),
         decode,
     )
 
 
-def _require_whole(key: SessionKey, checkpoint: Checkpoint) -> None:
-    # Only a hand on the keys, or a server that evicts, can do this. Going on would fork the session silently.
-    if any(turn.turn_seq != at for at, turn in enumerate(checkpoint.turns, 1)):
-        raise StoreUnavailable(f"The log of session {key.session_id!r} in the store has holes.")
+def commit(
+    keys: Keys, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None, ttl_ms: int
+) -> Call[CommitAnswer]:
+    """:meth:`actors.stores.base.SessionStore.commit`. ValueError if a text of the turn isn't UTF-8."""
+    assert turn.turn_id and turn.turn_seq >= 1, "A turn has an id and counts from 1."
+    assert (turn.turn_seq == 1) == (previous_turn_id == ""), "Only the first turn has no predecessor."
+
+    def decode(reply: Any) -> CommitAnswer:
+        match reply[0]:
+            case b"ok":
+                return _OK
+            case b"replayed":
+                if reply[1] is None:
+                    raise _damaged(key)
+                return Replayed(decode_turn(key.tenant, reply[1]))
+            case b"mismatch":
+                return Mismatch()
+            case b"ahead":
+                return Ahead(reply[1])
+        return _refusal("commit", reply)
+
+    lease_key, log_key, ids_key = keys.of_session(key)
+    arguments: tuple[Argument, ...] = (
+        *(lease.epoch, lease.token, lease.born),
+        *(turn.turn_seq - 1, previous_turn_id),
+        *(turn.turn_id, turn.fingerprint, encode_turn(key.tenant, turn)),
+        ttl_ms,
+    )
+    if state is not None:
+        arguments += (state,)
+    return Call(SCRIPTS["commit"], (lease_key, log_key, ids_key), arguments, decode, exclusive=lease_key)
+
+
+def release(keys: Keys, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> Call[ReleaseAnswer]:
+    """:meth:`actors.stores.base.SessionStore.release`."""
+
+    def decode(reply: Any) -> ReleaseAnswer:
+        return _OK if reply[0] == b"ok" else _refusal("release", reply)
+
+    return Call(SCRIPTS["release"], keys.of_session(key), _shown(lease, turn_seq, last_turn_id), decode)
+
+
+def check(keys: Keys, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> Call[CheckAnswer]:
+    """:meth:`actors.stores.base.SessionStore.check`."""
+
+    def decode(reply: Any) -> CheckAnswer:
+        return _OK if reply[0] == b"ok" else _refusal("check", reply)
+
+    return Call(SCRIPTS["check"], keys.of_session(key), _shown(lease, turn_seq, last_turn_id), decode)
+
+
+def delete(keys: Keys, key: SessionKey, turn_id: str, tombstone_ms: int) -> Call[DeleteAnswer]:
+    """:meth:`actors.stores.base.SessionStore.delete`."""
+
+    def decode(reply: Any) -> DeleteAnswer:
+        return _OK if reply[0] == b"ok" else Missing()
+
+    return Call(SCRIPTS["delete"], keys.of_session(key), (turn_id, tombstone_ms, SCHEMA_VERSION), decode)
+
+
+def read(keys: Keys, key: SessionKey, after: int, limit: int) -> Call[ReadAnswer]:
+    """:meth:`actors.stores.base.SessionStore.read`."""
+    assert after >= 0 and limit >= 0, "Turns count from 1."
+
+    def decode(reply: Any) -> ReadAnswer:
+        match reply[0]:
+            case b"turns":
+                return Turns(decode_turns(key.tenant, reply[2]), reply[1])
+            case b"deleted":
+                return Deleted()
+            case b"missing":
+                return Missing()
+        raise _strange("read", reply)
+
+    return Call(SCRIPTS["read"], keys.of_session(key), (after, limit), decode)
+
+
+_OK: Final = Ok()
+
+
+def _shown(lease: Lease, turn_seq: int, last_turn_id: str) -> tuple[Argument, ...]:
+    assert (turn_seq == 0) == (last_turn_id == ""), "A log has a last turn if, and only if, it has turns."
+    return (lease.epoch, lease.token, lease.born, turn_seq, last_turn_id)
+
+
+def _refusal(name: str, reply: Any) -> Fenced | Regressed | Deleted:
+    match reply[0]:
+        case b"fenced":
+            return Fenced(_host(reply[1:4]) if reply[1] else None, reply[4], reply[5])
+        case b"regressed":
+            return Regressed(reply[1])
+        case b"deleted":
+            return Deleted()
+    raise _strange(name, reply)
+
+
+def _host(parts: Sequence[bytes]) -> HostRef:
+    incarnation, slot, address = parts
+    return HostRef(incarnation.decode(), slot.decode(), address.decode())
+
+
+def _damaged(key: SessionKey) -> StoreUnavailable:
+    # Only a hand on the keys, or a server that evicts, can do this. To go on would fork the session silently.
+    return StoreUnavailable(f"The log of session {key.session_id!r} in the store is damaged: turns are missing.")
+
+
+def _strange(name: str, reply: Any) -> StoreUnavailable:
+    return StoreUnavailable(f"The script {name!r} gave an answer that isn't in its header: {reply[0]!r}.")
+
+
+# --- membership -------------------------------------------------------------------------------------------------
+
+
+def join(keys: Keys, incarnation: str, address: str, health_port: int, weight: int, slots_max: int) -> Call[Table]:
+    """:meth:`actors.stores.base.MembershipStore.join`."""
+    record = encode_member(Member("", incarnation, address, health_port, weight))
+    return Call(SCRIPTS["join"], _members(keys), (incarnation, record, slots_max), _table)
+
+
+def beat(keys: Keys, incarnation: str, address: str, state: HostState, known_ring_version: int) -> Call[BeatReply]:
+    """:meth:`actors.stores.base.MembershipStore.beat`."""
+
+    def decode(reply: Any) -> BeatReply:
+        ring_version, listed, beats, fields = reply
+        return BeatReply(
+            ring_version,
+            bool(listed),
+            {incarnation: _beat(line) for incarnation, line in _pairs(beats)},
+            None if ring_version == known_ring_version else _table((ring_version, fields)),
+        )
+
+    arguments = (incarnation, state.value, address, known_ring_version, BEATS_KEEP_MS)
+    return Call(SCRIPTS["beat"], _members(keys), arguments, decode)
+
+
+def leave(keys: Keys, incarnation: str, gone: bool) -> Call[Table]:
+    """:meth:`actors.stores.base.MembershipStore.leave`."""
+    return Call(SCRIPTS["leave"], _members(keys), (incarnation, int(gone)), _table)
+
+
+def evict(keys: Keys, slot: str, incarnation: str) -> Call[Table]:
+    """:meth:`actors.stores.base.MembershipStore.evict`."""
+    return Call(SCRIPTS["evict"], _members(keys), (slot, incarnation), _table)
+
+
+def table(keys: Keys) -> Call[Table]:
+    """:meth:`actors.stores.base.MembershipStore.table`."""
+    return Call(SCRIPTS["table"], _members(keys), (), _table)
+
+
+def _members(keys: Keys) -> tuple[str, str]:
+    return (keys.table, keys.beats)
+
+
+def _table(reply: Any) -> Table:
+    ring_version, fields = reply
+    members = {}
+    for name, value in _pairs(fields):
+        kind, _, slot = name.partition(":")
+        if kind == "slot":
+            members[slot] = decode_member(slot, value)
+    return Table(ring_version, members)
+
+
+def _beat(line: bytes) -> Beat:
+    counter, _, state, address = line.decode().split(" ", 3)
+    return Beat(int(counter), HostState(state), address)
+
+
+def _pairs(flat: Sequence[bytes]) -> list[tuple[str, bytes]]:
+    return [(name.decode(), value) for name, value in zip(flat[::2], flat[1::2], strict=True)]
+
+
+# --- the deployment ---------------------------------------------------------------------------------------------
+
+
+def schema(keys: Keys) -> Call[None]:
+    """Note that this program's ``schema_version`` is in use here. Misconfigured if a newer one is, or a foreign key."""
+
+    def decode(reply: Any) -> None:
+        match reply[0]:
+            case b"newer":
+                raise newer_schema("Something", reply[1])
+            case b"foreign":
+                raise Misconfigured(
+                    f"The key {keys.schema!r} in the store isn't Rehydra's: choose another store.prefix."
+                )
+
+    return Call(SCRIPTS["schema"], (keys.schema,), (SCHEMA_VERSION,), decode)

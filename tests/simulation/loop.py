@@ -12,9 +12,11 @@ It deliberately has no I/O and no threads: whatever needs them can't be simulate
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 import itertools
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -126,7 +128,7 @@ class SimTask(asyncio.Task[Any]):
 class SimLoop(asyncio.AbstractEventLoop):
     """Runs handles one by one. ``failures`` collects what asyncio reports: exceptions that nobody retrieved."""
 
-    def __init__(self, rng: random.Random, start_s: float = 1_000.0) -> None:
+    def __init__(self, rng: random.Random, start_s: float = 1_000_000.0) -> None:
         self._rng = rng
         self._now = start_s
         self._numbers = itertools.count(1)
@@ -285,13 +287,18 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Nothing to shut down: generators are finished by whoever iterates them, or collected."""
 
     def close(self) -> None:
-        """Forget everything. What is collected afterwards may run, but can't start anything."""
+        """End everything. What the coroutines of the dead still do when they are closed reaches nobody."""
         self._closed = True
-        for lane in self._runnable:
-            lane.queue.clear()
-        for task in list(asyncio.tasks._all_tasks):  # type: ignore[attr-defined]
-            if isinstance(task, SimTask) and task.get_loop() is self:
+        tasks = [task for task in asyncio.tasks._all_tasks if isinstance(task, SimTask)]  # type: ignore[attr-defined]
+        logging.disable(logging.CRITICAL)
+        try:
+            for task in sorted((task for task in tasks if task.get_loop() is self), key=hash):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
-        self._graveyard.clear()
-        self._timers.clear()
-        self._runnable.clear()
+                with contextlib.suppress(BaseException):
+                    task.get_coro().close()  # type: ignore[union-attr]
+            self._graveyard.clear()
+            self._timers.clear()
+            self._runnable.clear()
+            del tasks
+        finally:
+            logging.disable(logging.NOTSET)

@@ -13,6 +13,7 @@ from hashlib import sha256
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uhashring import HashRing
 
 from actors.model import HostRef, Member, Table
 from router import ring as ring_module
@@ -28,14 +29,16 @@ def table_of(slots: Iterable[int] | Mapping[int, int], ring_version: int = 1) ->
     return Table(ring_version, members)
 
 
+unhurried = settings(deadline=None, max_examples=50)
 slot_sets = st.sets(st.integers(0, 63), min_size=1, max_size=12)
 
 
 def test_shards_of_known_ids_never_change() -> None:
-    assert [shard_of(name) for name in ("a", "session-1", "user@example:42~x")] == [1875, 1231, 1213]
+    assert [shard_of(name) for name in ("a", "session-1", "user@example:42~x")] == [1110, 1837, 3858]
     assert all(0 <= shard_of(f"s{n}") < SHARDS for n in range(100))
 
 
+@unhurried
 @given(slots=slot_sets, data=st.data())
 def test_only_the_shards_of_the_slot_that_leaves_move(slots: set[int], data: st.DataObject) -> None:
     leaver = data.draw(st.sampled_from(sorted(slots)))
@@ -44,12 +47,14 @@ def test_only_the_shards_of_the_slot_that_leaves_move(slots: set[int], data: st.
     assert moved(old, new) == its_own
 
 
+@unhurried
 @given(slots=slot_sets, joiner=st.integers(0, 63))
 def test_a_slot_that_joins_takes_shards_only_for_itself(slots: set[int], joiner: int) -> None:
     old, new = Ring.of(table_of(slots - {joiner})), Ring.of(table_of(slots | {joiner}))
     assert {new.slot_of_shard[shard] for shard in moved(old, new)} == {f"slot-{joiner}"}
 
 
+@unhurried
 @given(slots=slot_sets, visitor=st.integers(0, 63))
 def test_joining_and_leaving_restores_the_ring(slots: set[int], visitor: int) -> None:
     slots -= {visitor}
@@ -58,6 +63,7 @@ def test_joining_and_leaving_restores_the_ring(slots: set[int], visitor: int) ->
     assert Ring.of(table_of(slots)) == before
 
 
+@unhurried
 @given(st.permutations([0, 3, 7, 12, 40]))
 def test_the_order_of_the_table_does_not_matter(order: list[int]) -> None:
     assert Ring.of(table_of(order)) == Ring.of(table_of(sorted(order)))
@@ -82,7 +88,7 @@ def test_the_compiled_table_is_uhashrings_own_answer() -> None:
     slots = {0: 1, 1: 2, 2: 1, 9: 3}
     ring = Ring.of(table_of(slots))
     nodes = {f"slot-{number}": weight for number, weight in slots.items()}
-    oracle = ring_module.HashRing(nodes, vnodes=ring_module.VNODES, hash_fn=ring_module._hash)
+    oracle = HashRing(nodes, vnodes=ring_module.VNODES, hash_fn=ring_module._hash)
     assert list(ring.slot_of_shard) == [oracle.get_node(shard << 52) for shard in range(SHARDS)]
 
 
@@ -91,7 +97,7 @@ def test_no_slot_of_a_usual_ring_has_a_tenth_more_than_its_share(hosts: int) -> 
     assert max(Ring.of(table_of(range(hosts))).shares().values()) <= 1.10 * SHARDS / hosts
 
 
-@settings(max_examples=50)
+@unhurried
 @given(st.dictionaries(st.integers(0, 63), st.integers(1, 4), min_size=2, max_size=8))
 def test_shares_follow_the_weights(weights: dict[int, int]) -> None:
     ring = Ring.of(table_of(weights), vnodes=512)

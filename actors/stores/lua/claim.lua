@@ -13,10 +13,10 @@
 -- ARGV[7]  ttl_ms            expiry of the session, 0 = never
 -- ARGV[8]  schema_version    the newest that the caller can read
 --
--- {'granted', epoch, born, takeovers, state, {record, ...}}   renews the expiry
+-- {'granted', epoch, born, takeovers, turn_seq, state, {record, ...}}   renews the expiry
 -- {'held', incarnation, slot, address, epoch}
 -- {'deleted'}
--- {'newer', schema_version}                                   written by a newer program
+-- {'newer', schema_version}                                             written by a newer program
 --
 -- include: fence.lua
 
@@ -56,5 +56,5 @@ if not lease then
   redis.call('UNLINK', KEYS[2], KEYS[3])
 end
 renew(tonumber(ARGV[7]))
-return {'granted', epoch, born, takeovers, redis.call('HGET', KEYS[1], 'state') or '',
+return {'granted', epoch, born, takeovers, lease and lease.turn_seq or 0, redis.call('HGET', KEYS[1], 'state') or '',
   redis.call('LRANGE', KEYS[2], 0, -1)}

@@ -1,0 +1,103 @@
+"""The HTTP surface of one host, as one ASGI callable.
+
+``POST /chat`` and what hosts say to each other go straight to plain ASGI handlers; all else goes to FastAPI. Every
+request runs in its own task; nothing is shared between them but the host. Requests that only hosts may send
+(``/internal/...``) must name the incarnation they are meant for in ``x-rehydra-to``: the edge takes every
+``x-rehydra-*`` header from what comes from outside.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from actors.api_answers import problem_answer
+from actors.api_chat import ChatRoute, checked_metadata, parsed, picked, session_id_checked
+from actors.api_docs import documented
+from actors.asgi import ClientGone, Receive, Scope, Send, read_body, send_answer
+from actors.errors import BadRequest, MethodNotAllowed, Misdirected, RehydraError
+from actors.model import SessionKey, TurnRequest, fingerprint_of
+from actors.service import Service
+
+log = logging.getLogger("rehydra.api")
+
+
+class Api:
+    """ASGI application of one host."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._chat = ChatRoute(service)
+        self._rest = documented(service)
+        session = service.settings.session
+        # A batch may hold a full mailbox that was handed over to a host which had a full one of its own.
+        self._batch_bytes_max = 2 * session.mailbox_max * session.body_bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await _other_protocol(scope, receive, send)
+            return
+        path: str = scope["path"]
+        if root := scope.get("root_path"):
+            path = path.removeprefix(root)
+        if path == "/chat" and scope["method"] == "POST":
+            await self._chat(scope, receive, send)
+        else:
+            await self._guarded(path, scope, receive, send)
+
+    async def _guarded(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if path == "/internal/hand-off":
+                await self._hand_off(scope, receive, send)
+            else:
+                await self._rest(scope, receive, send)
+        except RehydraError as error:
+            await send_answer(send, problem_answer(error))
+        except ClientGone:
+            return
+        except Exception:
+            log.exception("request failed", extra={"path": path})
+            # FastAPI has answered before it raises; only a failure of the internal route is still unanswered.
+            if path == "/internal/hand-off":
+                await send_answer(send, problem_answer(RehydraError()))
+
+    async def _hand_off(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Waiting turns of a session from the host that had it. 204 once this host has them."""
+        headers = picked(scope["headers"])
+        if headers.get(b"x-rehydra-to") != self._service.host.ref.incarnation:
+            raise Misdirected(f"This is {self._service.host.ref.incarnation}.")
+        if scope["method"] != "POST":
+            answer = problem_answer(MethodNotAllowed("/internal/hand-off takes POST."), (b"allow", b"POST"))
+            await send_answer(send, answer)
+            return
+        body_s = self._service.settings.http.body_s
+        body = await read_body(receive, headers.get(b"content-length"), self._batch_bytes_max, body_s)
+        key, batch = batch_of(parsed(body))
+        await self._service.host.accept_batch(key, batch)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest]]:
+    """The turns of a ``/internal/hand-off``. BadRequest if another program speaks."""
+    try:
+        key = SessionKey(session_id_checked(document["session_id"]), str(document["tenant"]))
+        return key, [_turn_of(key, entry) for entry in document["batch"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadRequest(f"This isn't a batch of turns: {error!r}.") from error
+
+
+def _turn_of(key: SessionKey, entry: dict[str, Any]) -> TurnRequest:
+    message, metadata = entry["message"], checked_metadata(entry.get("metadata"))
+    fingerprint = fingerprint_of(message, metadata)
+    return TurnRequest(key, str(entry["turn_id"]), fingerprint, message, metadata, entry.get("if_match"))
+
+
+async def _other_protocol(scope: Scope, receive: Receive, send: Send) -> None:
+    """Lifespan has nothing to do here; a WebSocket is refused."""
+    if scope["type"] != "lifespan":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    while (await receive())["type"] == "lifespan.startup":
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})

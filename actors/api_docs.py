@@ -1,0 +1,400 @@
+"""Every route but the hot one, and the documentation of them all at ``/docs`` and ``/openapi.json`` (FastAPI).
+
+``POST /chat`` is described here and answered by ``actors.api_chat``: a test holds the two against each other. All
+errors are problem documents, those that FastAPI finds included, and a wrong method is told which ones there are.
+"""
+
+from __future__ import annotations
+
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from actors.api_answers import Answer, etag, json_answer, problem_answer
+from actors.api_chat import idempotency_key, picked
+from actors.errors import BadRequest, MethodNotAllowed, NotReady, PathUnknown, RehydraError
+from actors.model import SESSION_ID_PATTERN, SessionKey, Turn
+from actors.service import Service
+from actors.stores.base import Turns
+
+SEQ_MAX = 10**15 - 1
+SESSION_ID = f"^{SESSION_ID_PATTERN.pattern}$"
+IDEMPOTENCY_KEY = r'^([!#-~][!-~]{0,254}|"[!#-\[\]-~]{1,255}")$'
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+class ChatRequest(BaseModel):
+    """A message to a session."""
+
+    model_config = ConfigDict(strict=True)
+
+    message: str = Field(min_length=1, description="The message, at most `session.message_bytes_max` bytes of UTF-8.")
+    session_id: str | None = Field(None, pattern=SESSION_ID, description="The session; a new one without it.")
+    stream: bool | None = Field(None, description="Answer as server-sent events; without it `Accept` decides.")
+    metadata: dict[str, Any] | None = Field(None, description="Anything the agent should know; kept with the turn.")
+
+
+class ChatReply(BaseModel):
+    """A committed turn."""
+
+    session_id: str
+    turn_id: str = Field(description="`k:` and the Idempotency-Key, or `r:` and the request's own id.")
+    turn_seq: int = Field(ge=1, description="The turn's number in its session, from 1.")
+    reply: str
+    replayed: bool = Field(description="Whether an earlier request with this key had it committed already.")
+
+
+class SessionView(BaseModel):
+    """A session."""
+
+    session_id: str
+    turn_seq: int = Field(ge=0, description="Number of its last committed turn; 0 before the first.")
+    created_ms: int | None = Field(description="When its first turn was committed, milliseconds since 1970.")
+
+
+class TurnView(BaseModel):
+    """A committed turn as the log has it."""
+
+    turn_seq: int
+    turn_id: str
+    message: str
+    reply: str
+    metadata: dict[str, Any] | None
+    epoch: int
+    committed_ms: int
+
+
+class TurnsView(BaseModel):
+    """A page of turns. Go on with `after` = the last one's turn_seq until that is the session's."""
+
+    session_id: str
+    turn_seq: int = Field(description="Number of the session's last turn, whatever the page.")
+    turns: list[TurnView]
+
+
+class SlotView(BaseModel):
+    """Who holds a slot."""
+
+    host: str
+    address: str
+    weight: int
+
+
+class RingView(BaseModel):
+    """The ring as this host sees it."""
+
+    ring_version: int
+    slots: dict[str, SlotView]
+    host: str = Field(description="The host that answers.")
+    slot: str | None = Field(description="Its slot, if it has one.")
+
+
+class Health(BaseModel):
+    """The process runs; whether it can serve is what `/readyz` says."""
+
+    status: Literal["ok"]
+    host: str
+    stats: dict[str, Any]
+
+
+class Ready(BaseModel):
+    """Turns can be run here."""
+
+    status: Literal["ready"]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    outcome: Literal["not_done", "unknown"] = Field(
+        description="`not_done`: the turn was not committed and won't be. `unknown`: ask again with the same key."
+    )
+
+
+# --- the parts of the documentation ---------------------------------------------------------------------------------
+
+_ETAG = {"description": "The session's turn_seq, in quotes.", "schema": {"type": "string"}}
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_WHAT = {
+    304: "Nothing has changed since the tag that was sent.",
+    400: "The request is wrong; `detail` says how.",
+    404: "There is no such session.",
+    408: "The body took too long.",
+    409: "The store lost the end of the session.",
+    410: "The session was deleted.",
+    412: "The session has moved on; `turn_seq` and `ETag` say where it is.",
+    413: "The body or the message is too large.",
+    415: "Compressed bodies aren't accepted.",
+    422: "The Idempotency-Key belongs to another message.",
+    429: "Too many messages of the session are waiting.",
+    500: "The agent failed, or something inside.",
+    503: "Come back later.",
+    504: "The agent passed its deadline.",
+}
+
+
+def _answers(*statuses: int, **more: Any) -> dict[int | str, dict[str, Any]]:
+    answers: dict[int | str, dict[str, Any]] = {
+        status: {"description": _WHAT[status]} | ({} if status == 304 else {"content": _PROBLEM}) for status in statuses
+    }
+    return answers | {int(status.removeprefix("s")): answer for status, answer in more.items()}
+
+
+_STREAM = {
+    "text/event-stream": {
+        "schema": {
+            "type": "string",
+            "description": "`turn`, `delta`..., then `done` (the same fields as the JSON) or `error` (a problem). "
+            "A further `turn` voids what came before it. Ids are `<epoch>-<n>`.",
+        }
+    }
+}
+_CHAT_HEADERS = {
+    "ETag": _ETAG,
+    "X-Session-Id": {"schema": {"type": "string"}},
+    "X-Served-By": {"description": "The slot whose host answered.", "schema": {"type": "string"}},
+    "X-Session-State": {"schema": {"enum": ["new", "resident", "rehydrated"]}},
+    "Idempotent-Replayed": {"schema": {"const": "true"}},
+}
+
+SessionId = Annotated[str, Path(pattern=SESSION_ID, description="The session's id.")]
+Key = Annotated[
+    str | None,
+    # Said, and checked by hand: a quoted key may hold escapes that the pattern is too simple for.
+    Header(json_schema_extra={"pattern": IDEMPOTENCY_KEY}, description="At most one turn per key and session."),
+]
+
+
+# --- the application ------------------------------------------------------------------------------------------------
+
+
+def documented(service: Service) -> FastAPI:
+    """The FastAPI application of one host."""
+    app = FastAPI(
+        title="Rehydra", version=_version(), summary="Chat sessions that outlive their servers.", redirect_slashes=False
+    )
+    _add_chat(app)
+    _add_sessions(app, service)
+    _add_views(app, service)
+    _add_problems(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _add_chat(app: FastAPI) -> None:
+    @app.post(
+        "/chat",
+        tags=["chat"],
+        response_model=ChatReply,
+        responses=_answers(
+            *(400, 408, 409, 410, 412, 413, 415, 422, 429, 500, 503, 504),
+            s200={"description": "The committed turn.", "content": _STREAM, "headers": _CHAT_HEADERS},
+        ),
+    )
+    async def chat(
+        body: ChatRequest,
+        x_session_id: Annotated[str | None, Header(pattern=SESSION_ID)] = None,
+        idempotency_key: Key = None,
+        if_match: Annotated[str | None, Header(pattern=r'^"(0|[1-9][0-9]{0,14})"$')] = None,
+    ) -> ChatReply:
+        """Run one turn. The answer is given after the turn was committed; a client that leaves doesn't stop it."""
+        raise AssertionError("actors.api answers /chat before FastAPI is asked")
+
+
+def _add_sessions(app: FastAPI, service: Service) -> None:
+    tenant = service.settings.store.tenant
+    page_max = service.settings.http.turns_page_max
+
+    @app.get(
+        "/sessions/{session_id}",
+        tags=["sessions"],
+        response_model=SessionView,
+        responses=_answers(304, 400, 404, 410, 503, s200={"headers": {"ETag": _ETAG}}),
+    )
+    async def session(
+        request: Request, session_id: SessionId, if_none_match: Annotated[str | None, Header()] = None
+    ) -> Response:
+        """How far a session is."""
+        _same_id(request, session_id)
+        page = await service.host.read(SessionKey(session_id, tenant), 0, 1)
+        created_ms = page.turns[0].committed_ms if page.turns else None
+        return _tagged(
+            page, if_none_match, {"session_id": session_id, "turn_seq": page.turn_seq, "created_ms": created_ms}
+        )
+
+    @app.get(
+        "/sessions/{session_id}/turns",
+        tags=["sessions"],
+        response_model=TurnsView,
+        responses=_answers(304, 400, 404, 410, 503, s200={"headers": {"ETag": _ETAG}}),
+    )
+    async def turns(
+        request: Request,
+        session_id: SessionId,
+        after: Annotated[int, Query(ge=0, le=SEQ_MAX, description="Only turns with a higher turn_seq.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=page_max, description="Most turns in the answer.")] = min(100, page_max),
+        if_none_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """The committed turns, oldest first."""
+        _same_id(request, session_id)
+        page = await service.host.read(SessionKey(session_id, tenant), after, limit)
+        views = [_turn_view(turn) for turn in page.turns]
+        return _tagged(page, if_none_match, {"session_id": session_id, "turn_seq": page.turn_seq, "turns": views})
+
+    @app.delete(
+        "/sessions/{session_id}",
+        tags=["sessions"],
+        status_code=204,
+        response_class=Response,
+        responses=_answers(400, 404, 503),
+    )
+    async def delete(request: Request, session_id: SessionId, idempotency_key: Key = None) -> Response:
+        """Delete a session, its turns and its state. It answers 410 afterwards, and a repeat of this 204."""
+        _same_id(request, session_id)
+        await service.host.delete(SessionKey(session_id, tenant), _turn_id(request))
+        return Response(status_code=204)
+
+
+def _add_views(app: FastAPI, service: Service) -> None:
+    @app.get("/ring", tags=["ring"], response_model=RingView)
+    async def ring() -> Response:
+        """Who holds which slot, as the host that answers sees it."""
+        table, me = service.table, service.host.ref
+        slots = {
+            member.slot: {"host": member.incarnation, "address": member.address, "weight": member.weight}
+            for member in table.members.values()
+        }
+        view = {"ring_version": table.ring_version, "slots": slots, "host": me.incarnation, "slot": me.slot or None}
+        return _response(json_answer(200, view))
+
+    @app.get("/healthz", tags=["health"], response_model=Health)
+    async def healthz() -> Response:
+        """The process runs and its event loop turns."""
+        health = {"status": "ok", "host": service.host.ref.incarnation, "stats": service.host.stats()}
+        return _response(json_answer(200, health))
+
+    @app.get("/readyz", tags=["health"], response_model=Ready, responses=_answers(503))
+    async def readyz() -> Response:
+        """Turns can be run here."""
+        if reasons := await service.not_ready():
+            raise NotReady(" ".join(reasons), reasons=list(reasons))
+        return _response(json_answer(200, {"status": "ready"}))
+
+
+def _add_problems(app: FastAPI) -> None:
+    @app.exception_handler(RehydraError)
+    async def rehydra_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RehydraError)
+        return _response(problem_answer(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        wrong = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
+        return _response(problem_answer(BadRequest(wrong)))
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _response(refusal(app, request.method, request.url.path, error))
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        # Starlette raises the error again once this is sent, and actors.api logs it.
+        return _response(problem_answer(RehydraError()))
+
+
+def refusal(app: FastAPI, method: str, path: str, error: HTTPException | None = None) -> Answer:
+    """404 for a path that isn't there, 405 with ``Allow`` for one that is."""
+    if error is not None and error.status_code not in (404, 405):
+        return problem_answer(BadRequest(str(error.detail)))
+    allowed: set[str] = set()
+    for route in app.routes:
+        pattern, methods = getattr(route, "path_regex", None), getattr(route, "methods", None)
+        if pattern is not None and methods and pattern.match(path):
+            allowed |= methods
+    if not allowed:
+        return problem_answer(PathUnknown(f"There is nothing at {path}."))
+    allow = ", ".join(sorted(allowed))
+    return problem_answer(MethodNotAllowed(f"{path} takes {allow}."), (b"allow", allow.encode()))
+
+
+# --- small parts ----------------------------------------------------------------------------------------------------
+
+
+def _turn_view(turn: Turn) -> dict[str, Any]:
+    return {
+        "turn_seq": turn.turn_seq,
+        "turn_id": turn.turn_id,
+        "message": turn.message,
+        "reply": turn.reply,
+        "metadata": turn.metadata,
+        "epoch": turn.epoch,
+        "committed_ms": turn.committed_ms,
+    }
+
+
+def _same_id(request: Request, session_id: str) -> None:
+    """The header may say the same as the path, not something else; and no header may come twice."""
+    in_header = picked(request.headers.raw).get(b"x-session-id")
+    if in_header is not None and in_header != session_id:
+        raise BadRequest("The session id in the header and the one in the path differ.")
+
+
+def _turn_id(request: Request) -> str:
+    headers = picked(request.headers.raw)
+    if (key := headers.get(b"idempotency-key")) is not None:
+        return "k:" + idempotency_key(key)
+    return "r:" + (headers.get(b"x-rehydra-request") or uuid.uuid4().hex)
+
+
+def _tagged(page: Turns, if_none_match: str | None, document: dict[str, Any]) -> Response:
+    tag = etag(page.turn_seq)
+    if if_none_match is not None:
+        # Weak comparison, as RFC 9110 wants it here.
+        known = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
+        if "*" in known or tag.decode() in known:
+            return Response(status_code=304, headers={"etag": tag.decode()})
+    return _response(json_answer(200, document, (b"etag", tag)))
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status)
+    response.raw_headers = answer.headers
+    return response
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with our problems in the place of its own 422."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Problem"] = Problem.model_json_schema()
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            answers = operation["responses"]
+            if "HTTPValidationError" in str(answers.get("422")):
+                del answers["422"]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _version() -> str:
+    try:
+        return version("rehydra")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,107 @@
+"""The rim of ASGI: its types, one whole answer, one bounded body, and noticing that a client has gone.
+
+What a handler awaits here may end with :class:`ClientGone`: there is nobody left to answer, and nothing else follows
+from it; a turn that runs goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from types import TracebackType
+from typing import Any, Final
+
+from actors.api_answers import Answer
+from actors.errors import BodyTooSlow, TooLarge
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+WATCH_AFTER_S: Final = 0.05
+"""A turn that is done by then costs no watcher. Who leaves earlier is noticed then, which is soon enough."""
+
+
+class ClientGone(Exception):
+    """The client closed its connection."""
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    """The whole answer in two sends, which the server joins as far as it can."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def read_body(receive: Receive, declared: str | None, bytes_max: int, body_s: float) -> bytes:
+    """The request's body. ``declared`` is its Content-Length, if it has one.
+
+    TooLarge as soon as it is known to be over ``bytes_max``, BodyTooSlow after ``body_s``, ClientGone.
+    """
+    if declared is not None and (not declared.isdigit() or int(declared) > bytes_max):
+        raise TooLarge(f"The body has {declared} bytes; {bytes_max} are allowed.")
+    try:
+        async with asyncio.timeout(body_s):
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ClientGone
+            body: bytes = message["body"]
+            if not message.get("more_body", False) and len(body) <= bytes_max:
+                return body
+            return await _read_on(receive, body, message.get("more_body", False), bytes_max)
+    except TimeoutError as error:
+        raise BodyTooSlow(f"The body wasn't complete after {body_s:g} s.") from error
+
+
+async def _read_on(receive: Receive, first: bytes, more: bool, bytes_max: int) -> bytes:
+    body = bytearray(first)
+    while len(body) <= bytes_max:
+        if not more:
+            return bytes(body)
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    raise TooLarge(f"The body has more than {bytes_max} bytes.")
+
+
+class ClientWatch:
+    """``async with ClientWatch(receive):`` the block is cancelled, and ClientGone raised, once the client leaves.
+
+    The watcher starts late, because most answers are quicker than a task is worth. Only after the body has been read:
+    two readers of one connection would take each other's messages.
+    """
+
+    __slots__ = ("_gone", "_receive", "_task", "_timer", "_watcher")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a client is watched from within a task"
+        self._task: asyncio.Task[Any] = task
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start)
+
+    def _start(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        # Somebody else may have cancelled this task too (the listener's end): that cancellation stays.
+        if self._gone and self._task.uncancel() == 0 and (kind is None or kind is asyncio.CancelledError):
+            raise ClientGone from error

@@ -1,0 +1,231 @@
+"""One host from its first beat to its last: the store, the agent, the sessions, the listener and the beats, joined.
+
+:class:`HostLife` needs no Ray: ``deploy.host`` runs it as a plain process. :class:`SessionHost` is the same life as
+the replica of a Ray Serve deployment, which ``deploy.app`` makes of it.
+
+On the event loop: requests, sessions, and the policy of the beats. In threads of their own: the beats, the health
+check, and agents that are plain functions. The order of the end is what clients notice: the host leaves the table,
+then its sessions leave it, then the listener closes, and only then do the beats fall silent. Nobody needs that end
+(I9): a host that is killed has its sessions taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from actors.agent import load_agent
+from actors.api import Api
+from actors.asgi import AsgiApp
+from actors.beats import Beats, Policy
+from actors.errors import RehydraError
+from actors.host import Host
+from actors.listener import Listener
+from actors.model import HostRef, HostState, Table
+from actors.peers import HttpPeers
+from actors.ports import Placement
+from actors.settings import RingSettings, Settings
+from actors.stores import open_store
+
+log = logging.getLogger("rehydra.replica")
+
+_JOIN_S = 10.0
+"""How long a start waits for a place on the ring. Without one the host goes on as a spare."""
+_LISTENER_GRACE_S = 5.0
+"""How long requests that are still being answered may take once the sessions have left."""
+_BEATS_GRACE_S = 5.0
+
+
+class View(Placement, Policy, Protocol):
+    """The ring and the membership as one host sees them, and whom to tell when they change: ``router.routing``."""
+
+    ref: HostRef
+    on_ring: Callable[[], None]
+    on_slot: Callable[[HostRef], None]
+    hurry: Callable[[], None]
+
+    @property
+    def table(self) -> Table: ...
+
+
+MakeView = Callable[[HostRef, RingSettings, Callable[[], float]], View]
+"""``router.routing.HostView``: handed in, because the runtime doesn't import the router."""
+
+
+class HostLife:
+    """Everything of one host. ``start`` it once and ``end`` it once, on the same event loop."""
+
+    def __init__(self, settings: Settings, make_view: MakeView) -> None:
+        self.settings = settings
+        self.host: Host
+        self.app: AsgiApp = Api(self)
+        self._make_view = make_view
+        self._left = asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
+
+    # --- begin ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, listen, beat, and wait a while for a place on the ring. Misconfigured says why not."""
+        settings = self.settings
+        logging.getLogger("rehydra").setLevel(settings.log.level)
+        agent = load_agent(settings.agent.path)
+        self._store, membership = await open_store(settings)
+        self._listener = Listener(self.app, settings.http, own_address())
+        ref = HostRef(secrets.token_hex(8), "", self._listener.bind())
+        self.view = self._make_view(ref, settings.ring, time.monotonic)
+        self._threads = ThreadPoolExecutor(settings.agent.threads_max, "rehydra-agent")
+        self._peers = HttpPeers(settings)
+        self.host = Host(
+            ref,
+            self._store,
+            agent,
+            self.view,
+            self._peers,
+            settings,
+            new_token=lambda: secrets.token_hex(8),
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            threads=self._threads,
+        )
+        self._beats = Beats(
+            membership, self.view, ref.incarnation, ref.address, settings.ring, health_bind=_host_of(ref.address)
+        )
+        self.view.on_slot, self.view.on_ring, self.view.hurry = self._take_slot, self._take_ring, self._beats.hurry
+        await self._listener.start()
+        await self._beats.start()
+        await self._wait_listed()
+        # What lives now lives as long as the process: the collector needn't look at it again and again.
+        gc.collect()
+        gc.freeze()
+
+    async def _wait_listed(self) -> None:
+        try:
+            async with asyncio.timeout(_JOIN_S):
+                await self._beats.wait_listed()
+        except TimeoutError:
+            log.warning("no place on the ring yet; this host waits as a spare")
+
+    # --- actors.service.Service -------------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> Table:
+        return self.view.table
+
+    async def not_ready(self) -> Sequence[str]:
+        """Why this host can't run turns now, one sentence each; empty if it can."""
+        reasons = []
+        if self._ending is not None:
+            reasons.append("The host is leaving.")
+        elif self.view.state is not HostState.SERVING:
+            reasons.append("The host has no slot on the ring.")
+        if not self.view.trusted():
+            reasons.append("The store hasn't accepted the host's beats lately.")
+        return reasons
+
+    def ailing(self) -> str:
+        """Why this host should be replaced; "" if it needn't. A store that is away is no reason: it is away for all."""
+        return "" if self._beats.alive() else "its event loop has stalled"
+
+    def shown(self) -> dict[str, Any]:
+        """Where this host is, for whoever started it."""
+        ref = self.host.ref
+        return {
+            "address": ref.address,
+            "health_port": self._beats.health_port,
+            "incarnation": ref.incarnation,
+            "slot": ref.slot,
+        }
+
+    # --- end --------------------------------------------------------------------------------------------------------
+
+    async def end(self) -> None:
+        """Leave: table, sessions, listener, beats, in that order, within :func:`end_s`. Idempotent."""
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        self._beats.drain()
+        await self._wait_left()
+        await self.host.drain()
+        # The edge may send requests here until it has seen the new table; they are passed on, not refused.
+        await asyncio.sleep(2 * self.settings.edge.poll_s)
+        await self._listener.aclose(_LISTENER_GRACE_S)
+        await self._beats.stop(_BEATS_GRACE_S)
+        await self.host.close()
+        await self._peers.aclose()
+        await self._store.aclose()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _wait_left(self) -> None:
+        """Until the ring no longer names this host; or its store hangs, and the others find out by themselves."""
+        try:
+            async with asyncio.timeout(self.settings.ring.beat_ttl_s):
+                if self.host.ref.slot:
+                    await self._left.wait()
+        except TimeoutError:
+            log.warning("the host leaves without the table having said so")
+
+    # --- the ring has changed ---------------------------------------------------------------------------------------
+
+    def _take_slot(self, ref: HostRef) -> None:
+        log.info("slot", extra={"slot": ref.slot, "incarnation": ref.incarnation, "address": ref.address})
+        self.host.ref = ref
+        if not ref.slot:
+            self._left.set()
+
+    def _take_ring(self) -> None:
+        self.host.ring_changed()
+
+
+class SessionHost:
+    """The replica of a Ray Serve deployment: one :class:`HostLife`, made and ended as Serve asks."""
+
+    async def __init__(self, settings: Settings, make_view: MakeView, *_companions: Any) -> None:  # type: ignore[misc]
+        """Serve awaits this on the loop on which it also calls everything else.
+
+        ``_companions``: handles of deployments that belong to the application and that hosts have no use for.
+        """
+        self._life = HostLife(settings, make_view)
+        await self._life.start()
+
+    def __serve_build_asgi_app__(self) -> AsgiApp:
+        """Serve's own proxy gets the same application as the host's listener."""
+        return self._life.app
+
+    async def check_health(self) -> None:
+        """Called by Serve; raising has the replica replaced."""
+        if ailing := self._life.ailing():
+            raise RehydraError(f"The host is no longer of use: {ailing}.")
+
+    async def __del__(self) -> None:
+        """Called by Serve when the replica is to stop, before it is killed; not by Python, whose call is a no-op."""
+        if (life := getattr(self, "_life", None)) is not None:
+            await life.end()
+
+
+def end_s(settings: Settings) -> float:
+    """The longest that :meth:`HostLife.end` takes, seconds."""
+    leaving_s = settings.ring.beat_ttl_s + settings.session.drain_stream_s + 2 * settings.edge.poll_s
+    return leaving_s + 2 * _LISTENER_GRACE_S + _BEATS_GRACE_S
+
+
+def own_address() -> str:
+    """The address under which other nodes reach this one; 127.0.0.1 without a network. No packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _host_of(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")

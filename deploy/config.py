@@ -1,0 +1,22 @@
+"""Settings for whoever starts something: wrong ones become one line that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from actors.errors import Misconfigured
+from actors.settings import Settings
+
+
+def load(args: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from ``args``, the environment and the defaults. Misconfigured names what is wrong, in one line."""
+    try:
+        return Settings.load(args)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in wrong["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise Misconfigured(f"{where}: {wrong['msg']}{more}" if where else f"{wrong['msg']}{more}") from error

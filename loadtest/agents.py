@@ -1,0 +1,20 @@
+"""Careless agents, for experiments. They get what every agent gets and import nothing of the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+
+async def blocking(conversation: Any) -> AsyncIterator[str]:
+    """Says the message, before and after it has blocked the host's event loop for ``metadata.block_s`` seconds.
+
+    ``metadata.over_s`` is waited first, as a well-behaved agent would.
+    """
+    metadata = conversation.metadata or {}
+    yield "before "
+    await asyncio.sleep(float(metadata.get("over_s", 0)))
+    time.sleep(float(metadata.get("block_s", 0)))  # noqa: ASYNC251: that is the experiment
+    yield f"after {conversation.message}"

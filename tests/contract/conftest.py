@@ -1,0 +1,95 @@
+"""Every store, one after the other; after every test no key may have leaked.
+
+A server is started once per kind and run; tests keep apart by their prefix. A kind that isn't on this machine skips at
+home and fails in CI.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import pytest_asyncio
+
+from actors.stores.base import MembershipStore, SessionStore
+from tests.contract.lab import Lab, MemoryLab, RedisLab
+from tests.servers import Server, ServerMissing, in_ci
+
+SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
+LABS = ("memory", *SERVERS)
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[Callable[[str], str]]:
+    """kind -> URL of a server of that kind, started on first use."""
+    started: dict[str, Server] = {}
+
+    def url(kind: str) -> str:
+        if kind == "remote":
+            return os.environ["REDIS_URL"]
+        if kind not in started:
+            started[kind] = start(kind)
+        return started[kind].url
+
+    try:
+        yield url
+    finally:
+        for server in started.values():
+            server.stop()
+
+
+def start(kind: str) -> Server:
+    """A running server of that kind, or skip (at home), or fail (in CI)."""
+    try:
+        server = Server(kind)
+    except ServerMissing as missing:
+        if in_ci():
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    try:
+        return server.start()
+    except BaseException:
+        server.stop()
+        raise
+
+
+@pytest_asyncio.fixture(params=LABS)
+async def lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[Lab]:
+    """Each store in turn."""
+    kind = request.param
+    lab: Lab = MemoryLab() if kind == "memory" else RedisLab(kind, server_url(kind))
+    try:
+        yield lab
+    finally:
+        await lab.aclose()
+
+
+@pytest_asyncio.fixture(params=SERVERS)
+async def redis_lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[RedisLab]:
+    """Each Redis server in turn."""
+    lab = RedisLab(request.param, server_url(request.param))
+    try:
+        yield lab
+    finally:
+        await lab.aclose()
+
+
+@pytest.fixture(params=[kind for kind in SERVERS if kind != "remote"])
+def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server for one test alone, which may flush, freeze or kill it."""
+    server = start(request.param)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def store(lab: Lab) -> SessionStore:
+    return lab.store()
+
+
+@pytest.fixture
+def membership(lab: Lab) -> MembershipStore:
+    return lab.membership()

@@ -1,0 +1,178 @@
+"""What goes wrong, and when: a plan drawn from the seed, and the one who carries it out.
+
+A plan picks a few kinds of trouble and how often they come, so that some seeds are nearly quiet and some are not. Seeds
+that forget (``plan.forgets``) are declared as such: there, and only there, may confirmed turns be lost, and must then be
+reported. At the end everything is healed, and the cluster has to recover by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation.history import Fault, Process
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
+    from tests.simulation.process import SimProcess
+
+KINDS: Final = (
+    *("crash", "replace", "freeze", "stall", "outage", "cut", "network", "store", "stale", "stale edge"),
+    *("drain", "expire", "strays", "scale up"),
+)
+CALM: Final = ("quick", "quick", "quick+", "quick++", "slow:0.3", "slow:1.2++", "slow:2.5+++", "flaky+", "raise")
+
+
+class Plan:
+    """All choices of one seed that concern trouble."""
+
+    def __init__(self, seed: int) -> None:
+        rng = random.Random(f"{seed}/plan")
+        self.forgets = seed % 8 == 5
+        self.kinds = rng.sample(KINDS, rng.choice((0, 1, 2, 2, 3, 3, 4, 6)))
+        self.pause_s = rng.choice((0.15, 0.5, 0.5, 1.5, 3.0))
+        self.trouble_s = rng.choice((4.0, 8.0, 14.0))
+        self.deletions = rng.choice((0.0, 0.0, 0.02, 0.06))
+        self.hosts = rng.choice((2, 3, 3, 3))
+        self.sessions = rng.choice((1, 2, 3, 4))
+        self.clients = rng.choice((2, 3, 4, 5))
+        self.actions = rng.choice((4, 6, 8))
+        self.pace_s = rng.choice((0.05, 0.3, 0.9))
+        self._behaviours = [*CALM]
+        for extra in ("late", "edge+", "block:1.5+", "block:6", "poison"):
+            if rng.random() < 0.3:
+                self._behaviours.append(extra)
+        if rng.random() < 0.3:
+            self._behaviours = ["quick", "slow:0.4++"]
+
+    def behaviour(self, rng: random.Random) -> str:
+        return rng.choice(self._behaviours)
+
+
+class Nemesis:
+    """Lives in the world's lane."""
+
+    def __init__(self, cluster: Cluster, plan: Plan, rng: random.Random) -> None:
+        self._cluster = cluster
+        self._plan = plan
+        self._rng = rng
+        self._acts: dict[str, Callable[[], None]] = {
+            "crash": self._crash, "replace": self._replace, "freeze": self._freeze, "stall": self._stall,
+            "outage": self._outage, "cut": self._cut, "network": self._network, "store": self._store,
+            "stale": self._stale, "stale edge": self._stale_edge, "drain": self._drain, "expire": self._expire,
+            "strays": self._strays, "scale up": self._scale_up, "forget": self._forget,
+        }  # fmt: skip
+        self.over = False
+
+    async def run(self) -> None:
+        cluster, rng = self._cluster, self._rng
+        end = cluster.loop.time() + self._plan.trouble_s
+        kinds = [*self._plan.kinds, *(["forget"] if self._plan.forgets else [])]
+        if self._plan.forgets:
+            cluster.store.snapshot()
+        while kinds:
+            await asyncio.sleep(rng.expovariate(1 / self._plan.pause_s))
+            if cluster.loop.time() >= end:
+                break
+            if self._plan.forgets and rng.random() < 0.2:
+                cluster.store.snapshot()
+            kind = rng.choice(kinds)
+            cluster.history.add(Fault(kind))
+            self._acts[kind]()
+        self.heal()
+
+    def heal(self) -> None:
+        """Whatever was broken works again; the hosts that are gone have successors."""
+        cluster = self._cluster
+        self.over = True
+        cluster.store.down = False
+        cluster.store.cut.clear()
+        for dice in (cluster.network.dice, cluster.store.dice):
+            for name in vars(dice):
+                setattr(dice, name, 0.0)
+        cluster.edge.stale = False
+        cluster.edge.strays = 0.0
+        for process in cluster.processes:
+            process.stale = False
+            process.thaw()
+        cluster.supervise()
+        cluster.history.add(Fault("healed"))
+
+    def _later(self, delay_s: float, act: Callable[[], object]) -> None:
+        self._cluster.loop.world.call(delay_s, act)
+
+    def _victim(self) -> SimProcess | None:
+        processes = [process for process in self._cluster.processes if not process.crashed]
+        return self._rng.choice(processes) if processes else None
+
+    # --- the kinds ----------------------------------------------------------------------------------------------
+
+    def _crash(self) -> None:
+        if (process := self._victim()) is not None:
+            process.crash()
+
+    def _replace(self) -> None:
+        """The address is taken at once by a new incarnation."""
+        if (process := self._victim()) is not None:
+            process.crash()
+            self._later(self._rng.choice((0.0, 0.01, 0.3)), lambda: self._cluster.start(process.address))
+
+    def _freeze(self) -> None:
+        if (process := self._victim()) is not None:
+            process.freeze()
+            duration_s = self._rng.choice((0.05, 0.8, 1.5, 2.2, 3.0, 4.0, 7.0))
+            self._later(duration_s * self._rng.uniform(0.8, 1.2), process.thaw)
+
+    def _stall(self) -> None:
+        if (process := self._victim()) is not None:
+            process.stall(self._rng.choice((0.2, 1.5, 3.0, 6.0)))
+
+    def _outage(self) -> None:
+        store = self._cluster.store
+        store.down = True
+        self._later(self._rng.choice((0.2, 1.0, 3.0, 8.0)), lambda: setattr(store, "down", False))
+
+    def _cut(self) -> None:
+        if (process := self._victim()) is not None:
+            store, history = self._cluster.store, self._cluster.history
+            store.cut.add(process.name)
+            history.add(Process(process.name, "cut"))
+            self._later(self._rng.choice((0.5, 2.0, 3.5, 6.0)), lambda: store.cut.discard(process.name))
+
+    def _network(self) -> None:
+        dice, rng = self._cluster.network.dice, self._rng
+        for name in vars(dice):
+            setattr(dice, name, rng.choice((0.0, 0.02, 0.1, 0.3)))
+
+    def _store(self) -> None:
+        dice, rng = self._cluster.store.dice, self._rng
+        for name in vars(dice):
+            setattr(dice, name, rng.choice((0.0, 0.0, 0.02, 0.1, 0.3)))
+        dice.lost_beat = min(dice.lost_beat, 0.1)
+
+    def _stale(self) -> None:
+        if (process := self._victim()) is not None:
+            process.stale = not process.stale
+
+    def _stale_edge(self) -> None:
+        self._cluster.edge.stale = not self._cluster.edge.stale
+
+    def _strays(self) -> None:
+        self._cluster.edge.strays = self._rng.choice((0.0, 0.3, 1.0))
+
+    def _drain(self) -> None:
+        serving = [process for process in self._cluster.processes if process.live and not process.draining]
+        if serving:
+            self._rng.choice(serving).drain()
+
+    def _scale_up(self) -> None:
+        if len([process for process in self._cluster.processes if not process.crashed]) < 5:
+            self._cluster.start()
+
+    def _expire(self) -> None:
+        self._cluster.store.expire(self._rng.choice(self._cluster.sessions))
+
+    def _forget(self) -> None:
+        self._cluster.store.restore()

@@ -1,0 +1,292 @@
+"""The way to the store and back, and everything that can go wrong on it. The store behind it is the real one.
+
+A call is sent, applied at some later moment in one step, and answered; each of the three can be lost, late or doubled.
+What a killed or frozen host has sent is applied all the same. The caller only ever learns an answer or
+``StoreUnavailable`` after ``timeout_s``. Every application is recorded: the checker judges the store by it.
+
+A ``Backend`` is a store whose calls take effect in one step of the simulation: ``MemoryStore``, whose methods never
+wait, or the real scripts on a real server over a blocking connection (``redis_backend``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actors.errors import RehydraError, StoreFull, StoreUnavailable
+from actors.model import BeatReply, Checkpoint, HostRef, HostState, Lease, SessionKey, Turn
+from actors.stores.base import (
+    CheckAnswer,
+    ClaimAnswer,
+    CommitAnswer,
+    DeleteAnswer,
+    Granted,
+    MembershipStore,
+    ReadAnswer,
+    ReleaseAnswer,
+    SessionStore,
+)
+from actors.stores.memory import MemoryMembership, MemoryStore
+from tests.simulation.history import Beaten, Expired, History, Restored, Snapshot, StoreCall, Told
+from tests.simulation.loop import SimLoop
+
+if TYPE_CHECKING:
+    from tests.simulation.process import SimProcess
+
+
+class Backend(Protocol):
+    """The store itself, and what a nemesis may do to it."""
+
+    sessions: SessionStore
+    members: MembershipStore
+
+    def expire(self, key: SessionKey) -> None: ...
+
+    def snapshot(self) -> None: ...
+
+    def restore(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MemoryBackend:
+    """The stores in memory; TIME is the simulation's."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        def now_ms() -> int:
+            return int(loop.time() * 1000)
+
+        self.sessions: MemoryStore = MemoryStore(now_ms, ttl_s=0.0, tombstone_s=1e6)
+        self.members: MemoryMembership = MemoryMembership(now_ms)
+        self._kept = self.sessions.snapshot()
+
+    def expire(self, key: SessionKey) -> None:
+        self.sessions.expire(key)
+
+    def snapshot(self) -> None:
+        self._kept = self.sessions.snapshot()
+
+    def restore(self) -> None:
+        self.sessions.restore(self._kept)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as result:
+        return result.value
+    raise AssertionError("a store that the simulation drives must not wait")
+
+
+class Dice:
+    """How often the way to the store misbehaves; probabilities per call."""
+
+    def __init__(self) -> None:
+        self.lost_request = 0.0
+        self.lost_reply = 0.0
+        self.delayed = 0.0
+        self.duplicate = 0.0
+        self.slow = 0.0
+        self.full = 0.0
+        self.lost_beat = 0.0
+
+
+class StoreWorld:
+    """The store, its moments of absence, and its record."""
+
+    def __init__(self, loop: SimLoop, rng: random.Random, history: History, backend: Backend, timeout_s: float) -> None:
+        self.loop = loop
+        self.rng = rng
+        self.history = history
+        self.backend = backend
+        self.timeout_s = timeout_s
+        self.dice = Dice()
+        self.down = False
+        self.cut: set[str] = set()
+        """Processes whose way to the store is cut."""
+
+    def latency(self) -> float:
+        if self.rng.random() < self.dice.slow:
+            return self.rng.uniform(0.02, 0.7)
+        return self.rng.uniform(0.0001, 0.002)
+
+    def reachable(self, process: str) -> bool:
+        return not self.down and process not in self.cut
+
+    def expire(self, key: SessionKey) -> None:
+        self.backend.expire(key)
+        self.history.add(Expired(key))
+
+    def snapshot(self) -> None:
+        self.backend.snapshot()
+        self.history.add(Snapshot())
+
+    def restore(self) -> None:
+        self.backend.restore()
+        self.history.add(Restored())
+
+
+class SimStore:
+    """``SessionStore`` as one process has it."""
+
+    def __init__(self, world: StoreWorld, process: SimProcess) -> None:
+        self._world = world
+        self._process = process
+        self._inner = world.backend.sessions
+
+    async def claim(
+        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+    ) -> ClaimAnswer:
+        record = self._record("claim", key, token=token, over=over)
+        answer = await self._send(record, lambda: self._inner.claim(key, token, host, over))
+        return answer  # type: ignore[no-any-return]
+
+    async def commit(
+        self, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None
+    ) -> CommitAnswer:
+        record = self._record(
+            "commit", key, lease=lease, turn_seq=turn.turn_seq - 1, last_turn_id=previous_turn_id, turn=turn
+        )
+        answer = await self._send(record, lambda: self._inner.commit(key, lease, previous_turn_id, turn, state))
+        return answer  # type: ignore[no-any-return]
+
+    async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
+        record = self._record("release", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id)
+        answer = await self._send(record, lambda: self._inner.release(key, lease, turn_seq, last_turn_id))
+        return answer  # type: ignore[no-any-return]
+
+    async def check(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> CheckAnswer:
+        record = self._record("check", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id)
+        answer = await self._send(record, lambda: self._inner.check(key, lease, turn_seq, last_turn_id))
+        return answer  # type: ignore[no-any-return]
+
+    async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
+        record = self._record("delete", key)
+        answer = await self._send(record, lambda: self._inner.delete(key, turn_id))
+        return answer  # type: ignore[no-any-return]
+
+    async def read(self, key: SessionKey, after: int, limit: int) -> ReadAnswer:
+        record = self._record("read", key)
+        answer = await self._send(record, lambda: self._inner.read(key, after, limit))
+        return answer  # type: ignore[no-any-return]
+
+    async def aclose(self) -> None:
+        return None
+
+    def _record(self, call: str, key: SessionKey, **details: Any) -> StoreCall:
+        loop = self._world.loop
+        return StoreCall(loop.number(), self._process.name, call, key, loop.time(), **details)
+
+    async def _send(self, record: StoreCall, apply: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        world, rng, dice = self._world, self._world.rng, self._world.dice
+        answered = world.loop.create_future()
+        if not world.reachable(self._process.name) and rng.random() < 0.5:
+            # Refused rather than silent.
+            await asyncio.sleep(0.001)
+            raise StoreUnavailable("refused")
+        if rng.random() < dice.full and record.call in ("claim", "commit", "delete"):
+            await asyncio.sleep(world.latency())
+            raise StoreFull("full")
+        if rng.random() >= dice.lost_request:
+            delay_s = rng.uniform(0.5, 12.0) if rng.random() < dice.delayed else world.latency()
+            world.loop.world.call(delay_s, self._apply, record, apply, answered)
+            if rng.random() < dice.duplicate:
+                again_s = rng.choice((0.001, 0.1, 1.0, 6.0)) * rng.random()
+                world.loop.world.call(delay_s + again_s, self._apply, record, apply, None)
+        try:
+            async with asyncio.timeout(world.timeout_s):
+                answer = await answered
+        except TimeoutError:
+            raise StoreUnavailable("no answer") from None
+        if isinstance(answer, RehydraError):
+            raise answer
+        world.history.add(Told(record.number, record.process, record.key, brief(answer)))
+        return answer
+
+    def _apply(
+        self, record: StoreCall, apply: Callable[[], Coroutine[Any, Any, Any]], answered: asyncio.Future[Any] | None
+    ) -> None:
+        """In the store's own time, whatever has become of the caller."""
+        world = self._world
+        if not world.reachable(record.process):
+            return
+        try:
+            answer = at_once(apply())
+        except StoreUnavailable as error:
+            answer = error
+        applied = StoreCall(
+            record.number, record.process, record.call, record.key, record.sent, record.lease, record.token,
+            record.over, record.turn_seq, record.last_turn_id, record.turn, brief(answer), again=answered is None,
+        )  # fmt: skip
+        world.history.add(applied)
+        if answered is not None and world.rng.random() >= world.dice.lost_reply:
+            self._process.main.call(world.latency(), self._answer, answered, answer)
+
+    def _answer(self, answered: asyncio.Future[Any], answer: Any) -> None:
+        if not answered.done() and self._world.reachable(self._process.name):
+            answered.set_result(answer)
+
+
+def brief(answer: Any) -> Any:
+    """A grant without the states' bytes, whose checkpoint the checker compares by its turns."""
+    if isinstance(answer, Granted):
+        return Granted(answer.lease, Checkpoint(answer.checkpoint.turns), answer.takeovers)
+    return answer
+
+
+class SimMembership:
+    """The membership table as one process's beat thread has it: blocking there, waiting here."""
+
+    def __init__(self, world: StoreWorld, process: SimProcess) -> None:
+        self._world = world
+        self._process = process
+        self._inner = world.backend.members
+
+    async def beat(self, state: HostState, known_ring_version: int) -> BeatReply | None:
+        """None if there was no answer in time."""
+        process = self._process
+
+        def apply() -> BeatReply:
+            reply = self._inner.beat(process.incarnation, process.address, state, known_ring_version)
+            self._world.history.add(Beaten(process.name))
+            return reply
+
+        return await self._send(apply)  # type: ignore[no-any-return]
+
+    async def join(self, slots_max: int) -> None:
+        process = self._process
+        await self._send(lambda: self._inner.join(process.incarnation, process.address, 1, 1, slots_max))
+
+    async def leave(self, incarnation: str, gone: bool = False) -> None:
+        await self._send(lambda: self._inner.leave(incarnation, gone))
+
+    async def evict(self, slot: str, incarnation: str) -> None:
+        await self._send(lambda: self._inner.evict(slot, incarnation))
+
+    async def _send(self, apply: Callable[[], Any]) -> Any:
+        world, rng, dice = self._world, self._world.rng, self._world.dice
+        answered = world.loop.create_future()
+        if rng.random() >= dice.lost_beat:
+            world.loop.world.call(world.latency(), self._apply, apply, answered)
+        try:
+            async with asyncio.timeout(world.timeout_s):
+                return await answered
+        except TimeoutError:
+            return None
+
+    def _apply(self, apply: Callable[[], Any], answered: asyncio.Future[Any]) -> None:
+        world, name = self._world, self._process.name
+        if world.reachable(name):
+            answer = apply()
+            if world.rng.random() >= world.dice.lost_beat:
+                self._process.beats.call(world.latency(), self._answer, answered, answer)
+
+    def _answer(self, answered: asyncio.Future[Any], answer: Any) -> None:
+        if not answered.done():
+            answered.set_result(answer)
