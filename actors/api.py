@@ -88,9 +88,11 @@ def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest]]:
 
 
 def _turn_of(key: SessionKey, entry: dict[str, Any]) -> TurnRequest:
-    message, metadata = entry["message"], checked_metadata(entry.get("metadata"))
+    message, metadata, if_match = entry["message"], checked_metadata(entry.get("metadata")), entry.get("if_match")
+    if not isinstance(message, str) or not isinstance(entry["turn_id"], str) or not isinstance(if_match, int | None):
+        raise TypeError(f"turn {entry['turn_id']!r} has parts of a wrong type")
     fingerprint = fingerprint_of(message, metadata)
-    return TurnRequest(key, str(entry["turn_id"]), fingerprint, message, metadata, entry.get("if_match"))
+    return TurnRequest(key, entry["turn_id"], fingerprint, message, metadata, if_match)
 
 
 async def _other_protocol(scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,7 +4,7 @@
 errors are problem documents, those that FastAPI finds included, and a wrong method is told which ones there are.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations" here: FastAPI reads the annotations, some of which hold this host's limits.
 
 import uuid
 from importlib.metadata import PackageNotFoundError, version

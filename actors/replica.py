@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import secrets
 import socket
 import time
@@ -79,7 +80,8 @@ class HostLife:
         agent = load_agent(settings.agent.path)
         self._store, membership = await open_store(settings)
         self._listener = Listener(self.app, settings.http, own_address())
-        ref = HostRef(secrets.token_hex(8), "", self._listener.bind())
+        # The pid is for people: GET /ring shows whom to look for, or to kill.
+        ref = HostRef(f"{os.getpid()}-{secrets.token_hex(6)}", "", self._listener.bind())
         self.view = self._make_view(ref, settings.ring, time.monotonic)
         self._threads = ThreadPoolExecutor(settings.agent.threads_max, "rehydra-agent")
         self._peers = HttpPeers(settings)
@@ -116,7 +118,8 @@ class HostLife:
 
     @property
     def table(self) -> Table:
-        return self.view.table
+        table = self.view.table
+        return table if table.ring_version >= 0 else Table(0)
 
     async def not_ready(self) -> Sequence[str]:
         """Why this host can't run turns now, one sentence each; empty if it can."""

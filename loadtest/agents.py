@@ -16,5 +16,5 @@ async def blocking(conversation: Any) -> AsyncIterator[str]:
     metadata = conversation.metadata or {}
     yield "before "
     await asyncio.sleep(float(metadata.get("over_s", 0)))
-    time.sleep(float(metadata.get("block_s", 0)))  # noqa: ASYNC251: that is the experiment
+    time.sleep(float(metadata.get("block_s", 0)))  # noqa: ASYNC251 - that is the experiment
     yield f"after {conversation.message}"

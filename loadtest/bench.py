@@ -3,248 +3,42 @@
     python -m loadtest.bench --url http://127.0.0.1:8000 --connections 16 --sessions 200 --seconds 10 --rounds 5
     python -m loadtest.bench --start --replicas 2
 
-Closed loop: every connection keeps one request under way, over sessions of its own, so each session's turn_seq is
-known in advance. A turn counts only if it was answered with 200, with exactly its own echo and its own turn_seq;
-anything else is an error and ends with exit code 1. At the end the sessions' logs are asked for their length, so that
-every counted turn is known to be committed. The generator runs on the same machine: its own CPU is part of the report.
-
-It deliberately opens no new connections while it measures, and sends no Idempotency-Key.
+Rounds of ``generator``, then every session's log is asked for its length, so that each counted turn is known to be
+committed. The generator runs on the same machine: its own CPU is part of the report. Exit code 1 on any error.
+With ``--redis`` (or ``--start``) Redis' own counters say how many calls one turn cost; see ``redis_counts``.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
-import resource
-import secrets
 import statistics
 import sys
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from loadtest.client import Client
-from loadtest.redis_counts import PerTurn, between, commandstats
-from loadtest.stack import Stack
-from loadtest.wire import Address
+import uvloop
 
-MESSAGE = b'{"message":"m%09d"}'
-"""Of one length for all turn_seq."""
+from loadtest.generator import Generator, Round
+from loadtest.stack import Stack
 
 ERRORS_TOLD_MAX = 10
-STALL_S = 30.0
-"""A connection that has no answer for this long after the end of a round is an error."""
-
-
-@dataclass(slots=True)
-class Round:
-    """What one round saw."""
-
-    latencies_s: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    cpu_s: float = 0.0
-    """Of the generator: user and system."""
-    errors: list[str] = field(default_factory=list)
-    states: Counter[str] = field(default_factory=Counter)
-    per_turn: PerTurn | None = None
-
-    @property
-    def turns_per_s(self) -> float:
-        return len(self.latencies_s) / self.seconds
-
-    def quantile_ms(self, share: float) -> float:
-        ordered = sorted(self.latencies_s)
-        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
-
-
-@dataclass(slots=True)
-class Session:
-    """A session that belongs to one connection. ``turn_seq``: its last acknowledged turn."""
-
-    name: str
-    head: bytes
-    turn_seq: int = 0
-
-
-class Connection(asyncio.Protocol):
-    """One kept connection with at most one request under way."""
-
-    def __init__(self, sessions: list[Session], ended: Callable[[], None]) -> None:
-        self._sessions = sessions
-        self._ended = ended
-        self._transport: asyncio.WriteTransport | None = None
-        self._buffer = b""
-        self._position = 0
-        self._sent_at = 0.0
-        self._until = 0.0
-        self._round = Round()
-        self._left = 0
-        self.idle = True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        if not self.idle:
-            self._round.errors.append(f"connection lost: {error}")
-            self._stop()
-
-    def start(self, round_: Round, until: float, turns_max: int = sys.maxsize) -> None:
-        """Send until ``until`` (of the loop's clock), or ``turns_max`` turns. Calls ``ended`` after the last answer."""
-        self._round, self._until, self._left = round_, until, turns_max
-        self.idle = False
-        self._next()
-
-    def _next(self) -> None:
-        if self._transport is None:
-            self._round.errors.append("the server closed the connection")
-            return self._stop()
-        now = time.perf_counter()
-        if now >= self._until or self._left == 0:
-            return self._stop()
-        self._left -= 1
-        self._position = (self._position + 1) % len(self._sessions)
-        session = self._sessions[self._position]
-        self._sent_at = now
-        self._transport.write(session.head + MESSAGE % (session.turn_seq + 1))
-        return None
-
-    def _stop(self) -> None:
-        self.idle = True
-        self._ended()
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer = data if not self._buffer else self._buffer + data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = self._buffer[:end].lower()
-        length = head.find(b"\r\ncontent-length:")
-        if length < 0:
-            return self._wrong(f"no content-length: {head[:200]!r}")
-        size = int(head[length + 17 :].split(b"\r\n", 1)[0])
-        if len(self._buffer) < end + 4 + size:
-            return None
-        answered_s = time.perf_counter() - self._sent_at
-        body, self._buffer = self._buffer[end + 4 : end + 4 + size], self._buffer[end + 4 + size :]
-        self._judge(head, body, answered_s)
-        return self._next()
-
-    def _judge(self, head: bytes, body: bytes, answered_s: float) -> None:
-        session = self._sessions[self._position]
-        if not head.startswith(b"http/1.1 200") or self._buffer:
-            self._round.errors.append(f"{head[:40]!r}: {body[:200]!r}")
-            return
-        document = json.loads(body)
-        expected = session.turn_seq + 1
-        right = document["turn_seq"] == expected and document["session_id"] == session.name
-        if not right or document["reply"] != f"m{expected:09d}" or document["replayed"]:
-            self._round.errors.append(f"turn {expected} of {session.name} was answered with {body[:200]!r}")
-            return
-        session.turn_seq = expected
-        self._round.latencies_s.append(answered_s)
-        state = head.find(b"x-session-state: ")
-        self._round.states[head[state + 17 :].split(b"\r\n", 1)[0].decode() if state >= 0 else "unknown"] += 1
-
-    def _wrong(self, what: str) -> None:
-        self._round.errors.append(what)
-        if self._transport is not None:
-            self._transport.abort()
-
-
-class Bench:
-    """Connections and sessions that stay the same over all rounds."""
-
-    def __init__(self, url: str, connections: int, sessions: int, redis_url: str | None) -> None:
-        self._to = Address.of(url)
-        self._client = Client(url)
-        self._redis_url = redis_url
-        prefix = secrets.token_hex(4)
-        self.sessions = [self._session(f"bench-{prefix}-{number}") for number in range(sessions)]
-        self._shares = [self.sessions[number::connections] for number in range(min(connections, sessions))]
-        self._connections: list[Connection] = []
-        self._all_idle = asyncio.Event()
-
-    def _session(self, name: str) -> Session:
-        head = (
-            f"POST /chat HTTP/1.1\r\nHost: {self._to.host}:{self._to.port}\r\nContent-Type: application/json\r\n"
-            f"X-Session-Id: {name}\r\nContent-Length: {len(MESSAGE % 0)}\r\n\r\n"
-        )
-        return Session(name, head.encode())
-
-    async def connect(self) -> None:
-        """Open all connections."""
-        loop = asyncio.get_running_loop()
-        for share in self._shares:
-            _, connection = await loop.create_connection(
-                lambda share=share: Connection(share, self._one_ended),  # type: ignore[misc]
-                self._to.host,
-                self._to.port,
-            )
-            self._connections.append(connection)
-
-    async def warm_up(self) -> Round:
-        """One turn in every session: from here on all of them are resident."""
-        return await self._run(STALL_S, [len(share) for share in self._shares])
-
-    async def measure(self, seconds: float) -> Round:
-        """One round."""
-        before = await commandstats(self._redis_url) if self._redis_url else {}
-        round_ = await self._run(seconds, [sys.maxsize] * len(self._shares))
-        if self._redis_url:
-            round_.per_turn = between(before, await commandstats(self._redis_url), len(round_.latencies_s))
-        return round_
-
-    async def _run(self, seconds: float, turns_max: list[int]) -> Round:
-        round_, cpu_s, started = Round(), _cpu_s(), time.perf_counter()
-        self._all_idle.clear()
-        for connection, most in zip(self._connections, turns_max, strict=True):
-            connection.start(round_, started + seconds, most)
-        try:
-            async with asyncio.timeout(seconds + STALL_S):
-                await self._all_idle.wait()
-        except TimeoutError:
-            round_.errors.append("a connection had no answer")
-        round_.seconds, round_.cpu_s = time.perf_counter() - started, _cpu_s() - cpu_s
-        return round_
-
-    def _one_ended(self) -> None:
-        if all(connection.idle for connection in self._connections):
-            self._all_idle.set()
-
-    async def verify(self) -> list[str]:
-        """Which sessions' logs don't end with the last acknowledged turn."""
-        wrong = []
-        for session in self.sessions:
-            page = await self._client.page(session.name, max(0, session.turn_seq - 1), 10)
-            if [turn["turn_seq"] for turn in page] != [session.turn_seq]:
-                wrong.append(f"{session.name}: turn {session.turn_seq} was acknowledged, its log ends with {page}")
-        return wrong
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def _told(round_: Round) -> str:
-    line = (
-        f"{round_.turns_per_s:8.0f} turns/s   p50 {round_.quantile_ms(0.5):6.2f} ms   p99 {round_.quantile_ms(0.99):6.2f} ms"
-        f"   errors {len(round_.errors)}   generator {100 * round_.cpu_s / round_.seconds:3.0f} % of a core"
-    )
-    if (per_turn := round_.per_turn) is not None:
+    line = f"{round_.turns_per_s:8.0f} turns/s   p50 {round_.quantile_ms(0.5):6.2f} ms"
+    line += f"   p99 {round_.quantile_ms(0.99):6.2f} ms   errors {len(round_.errors)}"
+    line += f"   generator {100 * round_.cpu_s / round_.seconds:3.0f} % of a core"
+    if (cost := round_.per_turn) is not None:
         line += (
-            f"   Redis: {per_turn.calls_per_turn:.6f} calls/turn, {per_turn.commits} commits for {per_turn.turns} turns"
+            f"\n         Redis: {cost.calls_per_turn:.6f} calls a turn, {cost.commits} commits for {cost.turns} turns;"
         )
-        line += f" (beside: {per_turn.membership_calls} membership, {per_turn.unexplained} unexplained, {dict(per_turn.direct)})"
+        line += f" beside them {cost.membership_calls} of the membership, {cost.unexplained} unexplained"
+        line += f", direct {dict(cost.direct)}"
     return line
 
 
@@ -299,14 +93,14 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All rounds; prints a line for each."""
     rounds, wrong = [], list[str]()
     async with _deployment(arguments) as (url, redis_url):
-        bench = Bench(url, arguments.connections, arguments.sessions, redis_url)
-        await bench.connect()
-        warm = await bench.warm_up()
+        generator = Generator(url, arguments.connections, arguments.sessions, redis_url)
+        await generator.connect()
+        warm = await generator.warm_up()
         wrong += warm.errors
         for number in range(arguments.rounds):
-            rounds.append(await bench.measure(arguments.seconds))
+            rounds.append(await generator.measure(arguments.seconds))
             print(f"round {number + 1}: {_told(rounds[-1])}", flush=True)
-        wrong += await bench.verify()
+        wrong += await generator.verify()
     return report(rounds, wrong, arguments)
 
 
@@ -325,12 +119,7 @@ def main() -> int:
     parser.add_argument("--agent", default="actors.agents.echo:echo", help="with --start")
     parser.add_argument("--fsync", default="everysec", help="with --start: Redis' appendfsync")
     arguments = parser.parse_args()
-    try:
-        import uvloop
-    except ImportError:
-        result = asyncio.run(run(arguments))
-    else:
-        result = uvloop.run(run(arguments))
+    result = uvloop.run(run(arguments))
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.out:

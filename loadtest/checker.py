@@ -262,15 +262,13 @@ class Checker:
                 waiting.setdefault(sent.message, []).append(key)
         known, applied = {sent.message for sent in session.sent.values()}, set()
         for index, (_, turn_id, message, reply, epoch) in enumerate(session.last or [], start=1):
-            if (key := acknowledged.get(turn_id)) is None:
-                key = _claimant(waiting.get(message), turn_id)
-            if key is None or key in applied:
-                accuse(
-                    "twice" if message in known else "phantom", f"{name}: nobody sent turn {index} ({turn_id}) for this"
-                )
+            what = f"{name}: turn {index} ({turn_id})"
+            claimant = acknowledged.get(turn_id) or _claimant(waiting.get(message), turn_id)
+            if claimant is None or claimant in applied:
+                accuse("twice" if message in known else "phantom", f"{what} is more than was sent")
                 continue
-            applied.add(key)
-            self._compare(f"{name}: turn {index}", session.sent[key], (index, turn_id, reply, epoch), message)
+            applied.add(claimant)
+            self._compare(what, session.sent[claimant], (index, turn_id, reply, epoch), message)
         for key, sent in session.sent.items():
             if sent.acknowledged and key not in applied:
                 accuse("lost", f"{name}: acknowledged turn {sent.acknowledged[0]} ({key}) isn't in the log")

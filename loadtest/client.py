@@ -1,7 +1,8 @@
 """A chat client without retries: every call ends in exactly one answer, ``ok``, ``fail`` or ``info``, and never raises.
 
 ``fail`` is said only where the deployment says that the turn was not done and never will be: a 4xx problem with
-``"outcome": "not_done"``. No answer in time, a broken connection, every 5xx and every torn stream are ``info``: unknown.
+``"outcome": "not_done"``. No answer in time, a broken connection, every 5xx and every torn stream
+are unknown: ``info``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -80,6 +82,8 @@ class Client:
         self.to = Address.of(url)
         self.timeout_s = timeout_s
         self.running: dict[int, Running] = {}
+        self.served: Counter[str] = Counter()
+        """Slot -> messages that were answered with 200."""
         self._numbers = itertools.count()
 
     async def chat(
@@ -109,7 +113,10 @@ class Client:
         running = self.running[number] = Running(session or "", streams, time.monotonic())
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await self._chat(headers, json.dumps(body, ensure_ascii=False).encode(), running)
+                answer = await self._chat(headers, json.dumps(body, ensure_ascii=False).encode(), running)
+                if answer.kind is Kind.OK:
+                    self.served[answer.slot] += 1
+                return answer
         except TimeoutError:
             return Answer(Kind.INFO, why=f"no answer within {self.timeout_s:g} s", slot=running.slot)
         except (Broken, ValueError, KeyError) as error:

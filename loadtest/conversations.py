@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import secrets
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +65,18 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
+    waits_s: dict[str, list[float]] = field(default_factory=lambda: {"asked": [], "streamed": [], "torn": []})
+    """How much longer than the agent each message took, from the first sending to its final reply."""
+
+    def felt(self) -> dict[str, dict[str, float]]:
+        """Median, 99th percentile and longest of those waits, seconds, by kind of message."""
+        told = {}
+        for kind, waits in self.waits_s.items():
+            ordered = sorted(waits)
+            if ordered:
+                at = {"p50": len(ordered) // 2, "p99": int(len(ordered) * 0.99), "max": len(ordered) - 1}
+                told[kind] = {name: round(ordered[index], 3) for name, index in at.items()}
+        return told
 
 
 def load(path: Path | None = None) -> list[Talk]:
@@ -97,32 +111,35 @@ class Player:
         self._number += 1
         number, session = self._number, f"{talk.name}.{self._prefix}.{self._number}"
         self.played[session] = talk.messages
-        for index, message in enumerate(talk.messages):
-            streams = (number + index) % 2 == 0
+        for turn_seq, message in enumerate(talk.messages, start=1):
+            streams = (number + turn_seq) % 2 == 0
             over_s = round(self._random.uniform(1, 3) if streams else self._random.uniform(0, 1), 2)
-            turn_seq = index + 1
-            answer = await (self._stream if streams else self._ask)(session, message, over_s, turn_seq)
+            started = time.monotonic()
+            kind, answer = await (self._stream if streams else self._ask)(session, message, over_s, turn_seq)
+            self.tally.waits_s[kind].append(time.monotonic() - started - over_s)
             if not self._good(session, answer, message, turn_seq):
                 return
         self.tally.counts["talks"] += 1
 
-    async def _ask(self, session: str, message: str, over_s: float, turn_seq: int) -> Answer:
+    async def _ask(self, session: str, message: str, over_s: float, turn_seq: int) -> tuple[str, Answer]:
         """Not streamed, no key, sent once."""
         self.tally.counts["asked"] += 1
-        return await self._send(session, message, over_s, None, turn_seq)
+        return "asked", await self._send(session, message, over_s, None, turn_seq)
 
-    async def _stream(self, session: str, message: str, over_s: float, turn_seq: int) -> Answer:
+    async def _stream(self, session: str, message: str, over_s: float, turn_seq: int) -> tuple[str, Answer]:
         """Streamed; torn streams are completed by sending the same key again."""
         self.tally.counts["streamed"] += 1
-        key = f"{session}/{turn_seq}"
+        kind, key = "streamed", f"{session}/{turn_seq}"
         answer = await self._send(session, message, over_s, key, turn_seq)
-        for attempt in range(REPEATS_MAX):
+        for _ in range(REPEATS_MAX):
             if answer.kind is not Kind.INFO:
                 break
-            self.tally.counts["streams torn" if attempt == 0 else "streams sent again in vain"] += 1
+            # A stream that had begun ends with status 200 or none at all; anything else was refused before it began.
+            self.tally.counts[f"streams torn (status {answer.status})"] += 1
+            kind = "torn"
             await asyncio.sleep(REPEAT_PAUSE_S)
             answer = await self._send(session, message, over_s, key, turn_seq)
-        return answer
+        return kind, answer
 
     async def _send(self, session: str, message: str, over_s: float, key: str | None, turn_seq: int) -> Answer:
         op = self.history.invoke_turn(session, message, key)
@@ -134,6 +151,7 @@ class Player:
             metadata={"over_s": over_s},
             named_in="body" if turn_seq % 2 else "header",
         )
+        self.tally.counts["sent"] += 1
         if answer.kind is Kind.OK:
             seen = {"replayed": answer.replayed, "slot": answer.slot, "epoch": answer.epoch, "state": answer.state}
             self.history.ok_turn(op, answer.turn_id, answer.turn_seq, answer.reply, answer.streamed, **seen)
@@ -175,24 +193,17 @@ class Player:
         return wrong
 
 
-async def play_all(player: Player, talks: Sequence[Talk], at_once: int, go_on: Callable[[int], bool]) -> None:
-    """Play the talks, again and again, ``at_once`` of them at one time, while ``go_on(rounds so far)`` says so."""
-    pending = (talk for _ in _counted(go_on) for talk in talks)
+async def play_all(player: Player, talks: Sequence[Talk], at_once: int, go_on: Callable[[], bool]) -> None:
+    """Play the talks in turn, again and again, ``at_once`` of them at one time; before each ``go_on`` is asked."""
+    endless = itertools.cycle(talks)
 
     async def work() -> None:
-        for talk in pending:
-            await player.play(talk)
+        while go_on():
+            await player.play(next(endless))
 
     async with asyncio.TaskGroup() as workers:
         for _ in range(at_once):
             workers.create_task(work())
-
-
-def _counted(go_on: Callable[[int], bool]) -> Iterator[int]:
-    number = 0
-    while go_on(number):
-        yield number
-        number += 1
 
 
 async def run(arguments: argparse.Namespace) -> bool:
@@ -201,7 +212,8 @@ async def run(arguments: argparse.Namespace) -> bool:
     with History(arguments.history) as history:
         history.start(arguments.agent, seed=arguments.seed)
         player = Player(Client(arguments.url), history, arguments.seed)
-        await play_all(player, talks, arguments.at_once, lambda number: number < arguments.repeat)
+        wanted = arguments.repeat * len(talks)
+        await play_all(player, talks, arguments.at_once, lambda: len(player.played) < wanted)
         wrong = await player.read_back()
     verdict = check([arguments.history])
     report = {

@@ -59,6 +59,11 @@ class HostView:
         """Whom the ring names, or None while it is empty or unknown."""
         return self.ring.owner(session_id)
 
+    @property
+    def table(self) -> Table:
+        """The membership table that the ring was made of."""
+        return self.observer.table
+
     def is_dead(self, host: HostRef) -> bool:
         """See DESIGN §3, "Dead means". False while this host's own beats are not accepted: it may be the ghost."""
         return self.observer.is_dead(host.incarnation, self._now())
@@ -88,12 +93,6 @@ class HostView:
         """Return once ``trusted()``."""
         while not self.trusted():
             await self._answer_for("")
-
-    @property
-    def table(self) -> Table:
-        """The membership as last heard; ``ring_version`` 0 and no members before that."""
-        table = self.observer.table
-        return table if table.ring_version >= 0 else Table(0)
 
     # --- for the beat thread (actors.beats.Policy) ----------------------------------------------------------------
 

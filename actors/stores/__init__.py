@@ -1,1 +1,39 @@
 """Checkpoint stores. ``base`` is the contract; every other module keeps it and passes the same suite."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urlsplit
+
+from actors.errors import Misconfigured
+from actors.settings import Settings
+from actors.stores.base import MembershipStore, SessionStore
+
+
+async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]:
+    """The stores that ``store.url`` names, found fit. Misconfigured says in one sentence what is wrong with it.
+
+    ``memory://`` is for one host alone: nothing survives its process, and no other host can see it.
+    """
+    scheme = urlsplit(settings.store.url).scheme
+    if scheme == "memory":
+        return _in_memory(settings)
+    if scheme in ("redis", "rediss", "unix"):
+        # Imported here, so that whoever only needs the contract doesn't load the client.
+        from actors.stores.redis import RedisStore  # noqa: PLC0415
+        from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
+
+        store = await RedisStore.open(settings)
+        # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
+        return store, RedisMembership.connect(settings.store, settings.ring.beat_interval_s)
+    raise Misconfigured(f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix:// and memory:// work.")
+
+
+def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
+    from actors.stores.memory import MemoryMembership, MemoryStore  # noqa: PLC0415
+
+    def now_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    session = settings.session
+    return MemoryStore(now_ms, session.ttl_s, session.tombstone_s), MemoryMembership(now_ms)

@@ -71,7 +71,7 @@ class _Session:
         if self.born == lease.born:
             if lease.epoch > self.epoch:
                 return Regressed(len(self.log))
-            if lease.epoch == self.epoch and lease.token == self.token:
+            if self.holder and (lease.epoch, lease.token) == (self.epoch, self.token):
                 return None
             if not self.begins_with(turn_seq, last_turn_id):
                 return Regressed(len(self.log))

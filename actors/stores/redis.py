@@ -48,11 +48,11 @@ class RedisStore:
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
-        """A store whose server was found fit, with its scripts loaded. Misconfigured says in a sentence what isn't."""
-        transport = Pipelines(settings.store)
+        """A store whose server was found fit and runs scripts. Misconfigured says in one sentence what isn't so."""
+        await require_fit(settings.store.url, settings.store.timeout_s)
         keys = Keys(settings.store.prefix)
+        transport = Pipelines(settings.store)
         try:
-            await require_fit(settings.store.url, settings.store.timeout_s)
             await transport.call(scripts.schema(keys))
         except StoreUnavailable as error:
             await transport.aclose()

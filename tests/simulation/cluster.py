@@ -153,7 +153,7 @@ class Cluster:
         await asyncio.sleep(SETTLE_S)
         self.history.add(Fault("quiet"))
         for key in self.sessions:
-            await client.ask(key, "quick probe")
+            await client.probe(key)
         self.history.add(Fault("probed"))
         await asyncio.sleep(self.settings.session.idle_s * 2.5)
         self.history.add(Fault("idle"))

@@ -97,6 +97,16 @@ class Arrived(Event):
 
 
 @dataclass(slots=True)
+class PassedOn(Event):
+    """A host began to pass a request on to another."""
+
+    process: str
+    key: SessionKey
+    turn_id: str
+    to: str
+
+
+@dataclass(slots=True)
 class Said(Event):
     """A host said something to a requester. ``exchange`` is the connection; ``to_edge``: a client is behind it."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import RehydraError
 from actors.model import HostRef, SessionKey, TurnRequest
 from actors.ports import Final, Passed, Requester
-from tests.simulation.history import Arrived, History, Problem, Said
+from tests.simulation.history import Arrived, History, PassedOn, Problem, Said
 from tests.simulation.loop import Lane, SimLoop, SimTask
 
 if TYPE_CHECKING:
@@ -260,6 +260,7 @@ class SimPeers:
         self._process = process
 
     async def pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> Passed:
+        self._network.history.add(PassedOn(self._process.name, request.key, request.turn_id, to.incarnation))
         exchange = self._network.open(self._process, self._process.main, to, request, requester.stream, hops)
         try:
             while True:

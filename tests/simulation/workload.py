@@ -10,7 +10,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
-from actors.errors import Outcome, RehydraError
+from actors.errors import MailboxFull, Outcome, RehydraError, StoreFull
 from actors.model import SessionKey, TurnRequest, fingerprint_of
 from actors.ports import Done
 from actors.stores.base import Turns
@@ -35,6 +35,8 @@ class Client:
         self.asked: list[tuple[SessionKey, str, str]] = []
         """(session, turn_id, message) of keyed turns that have ended well."""
         self._seen: dict[SessionKey, int] = {}
+        self.haste = 0.1
+        """How often it goes away at once, and comes back with the same key."""
 
     async def run(self, actions: int, pace_s: float) -> None:
         for _ in range(actions):
@@ -95,7 +97,13 @@ class Client:
         self, key: SessionKey, message: str, *, keyed: bool = True, if_match: int | None = None
     ) -> Done | RehydraError | None:
         """One message to its end. None if it stays unknown (without a key), or too many tries were needed."""
-        return await self._try_on(key, self._turn_id(keyed), message, if_match, patient=True, tries=60 if keyed else 1)
+        tries = TRIES_MAX if keyed else 1
+        return await self._try_on(key, self._turn_id(keyed), message, if_match, patient=True, tries=tries)
+
+    async def probe(self, key: SessionKey) -> None:
+        """One quick turn, waited for."""
+        self.haste = 0.0
+        await self.ask(key, "quick probe")
 
     async def _try_on(
         self, key: SessionKey, turn_id: str, message: str, if_match: int | None, *, patient: bool, tries: int = TRIES_MAX
@@ -104,7 +112,7 @@ class Client:
         request = TurnRequest(key, turn_id, fingerprint_of(message, None), message, None, if_match)
         stream = rng.random() < 0.5
         for number in range(tries):
-            impatient = not patient or (number == 0 and rng.random() < 0.1 and tries > 1)
+            impatient = not patient or (number == 0 and rng.random() < self.haste and tries > 1)
             patience_s = rng.choice((0.0005, 0.005, 0.05, 1.0)) if impatient else 200.0
             final = await self._attempt(request, stream, patience_s)
             if isinstance(final, Done):
@@ -112,8 +120,9 @@ class Client:
                 if turn_id.startswith("k:"):
                     self.asked.append((key, turn_id, message))
                 return final
-            if final is not None and final.outcome is Outcome.NOT_DONE and not (final.retryable or rng.random() < 0.3):
-                return final
+            if isinstance(final, RehydraError) and final.outcome is Outcome.NOT_DONE:
+                if not isinstance(final, MailboxFull | StoreFull) and rng.random() < 0.7:
+                    return final
             if not patient:
                 return final
             await asyncio.sleep(rng.uniform(0.01, 0.6))

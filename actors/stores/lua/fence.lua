@@ -51,7 +51,7 @@ local function fence(lease, epoch, token, born, turn_seq, last_turn_id)
     if epoch > lease.epoch then
       return {'regressed', lease.turn_seq}
     end
-    if epoch == lease.epoch and token == lease.token then
+    if epoch == lease.epoch and token == lease.token and lease.incarnation ~= '' then
       return nil
     end
     if not begins_with(lease, turn_seq, last_turn_id) then

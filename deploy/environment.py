@@ -1,0 +1,58 @@
+"""The environment of everything that a stack starts: its mark, its settings, and a Ray that keeps to itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from deploy.folder import ROOT, Folder
+from deploy.options import Options
+from deploy.processes import MARK
+
+# Whose cluster is meant by them is not this one.
+_FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_NAMESPACE", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN")
+
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_DEDUP_LOGS": "0",
+    # Nobody looks at them here, and each costs a beat of a small machine.
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+}
+
+
+def environment(options: Options, folder: Folder) -> dict[str, str]:
+    """What the user has set stays, save for what would tie the stack to somebody else's."""
+    env = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    env |= _RAY
+    env[MARK] = folder.mark
+    env["RAY_AUTH_TOKEN_PATH"] = str(_token(folder))
+    # The agent may live where the user stands.
+    paths = [str(ROOT), os.getcwd(), env.get("PYTHONPATH", "")]
+    env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
+    env["REHYDRA_EDGE__BIND"] = options.bind
+    env["REHYDRA_EDGE__PORT"] = str(options.port)
+    env["REHYDRA_EDGE__RUN_DIR"] = str(folder.short / "edge")
+    env.setdefault("REHYDRA_EDGE__SECRET", folder.secret("secret"))
+    env.setdefault("REHYDRA_HTTP__BIND", "127.0.0.1")
+    if options.agent:
+        env["REHYDRA_AGENT__PATH"] = options.agent
+    if redis_url := env.get("REDIS_URL"):
+        env["REHYDRA_STORE__URL"] = redis_url
+        # Two stacks on one Redis are two stacks, not one with hosts that can't reach each other.
+        env.setdefault("REHYDRA_STORE__PREFIX", f"rehydra-{options.port}")
+    return env
+
+
+def shown_url(url: str) -> str:
+    """The address without user, password and options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _token(folder: Folder) -> Path:
+    folder.secret("ray-token")
+    return folder.path / "ray-token"

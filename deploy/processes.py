@@ -1,0 +1,141 @@
+"""Processes by pid and start time: whose they are, and how they end. Linux, standard library only.
+
+Everything that a stack starts carries its mark in the environment, and so does whatever that starts in turn. That is
+how ``deploy/down`` finds all of it and nothing else, also after the stack itself was killed. Signals go through pidfds,
+so that they can't hit a stranger who was given a dead process's number.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+MARK: Final = "REHYDRA_STACK"
+"""Name of the environment variable; its value is the stack's folder."""
+
+_KILL_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process for as long as it lives: ``started`` (clock ticks since boot) tells it from a later one's pid."""
+
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    process: Process
+    parent: int
+    state: str
+
+
+def find(pid: int) -> Process | None:
+    """The living process with that pid; None if there is none, or only its remains."""
+    seen = _look(pid)
+    return seen.process if seen is not None and seen.state not in "ZX" else None
+
+
+def marked(value: str) -> set[Process]:
+    """All living processes that carry the mark with this value, and all that descend from them; never the caller.
+
+    Descendants count by themselves because some programs overwrite the memory that holds their environment.
+    """
+    table = {seen.process.pid: seen for seen in map(_look, _pids()) if seen is not None and seen.state not in "ZX"}
+    wanted = f"{MARK}={value}".encode()
+    found = {pid for pid in table if wanted in _environment(pid)}
+    while more := {pid for pid, seen in table.items() if seen.parent in found and pid not in found}:
+        found |= more
+    return {table[pid].process for pid in found - _ancestors(os.getpid(), table)}
+
+
+def end(processes: Iterable[Process], patience_s: float) -> int:
+    """SIGTERM, wait up to ``patience_s``, SIGKILL what is left, wait for that too. Returns how many were alive."""
+    handles = [handle for handle in map(_open, processes) if handle is not None]
+    try:
+        left = handles
+        for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, _KILL_S)):
+            for handle in left:
+                _send(handle, number)
+            left = _wait(left, wait_s)
+        return len(handles)
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def leashed(command: list[str], number: signal.Signals) -> list[str]:
+    """``command`` such that the kernel sends it ``number`` when the caller dies. To be started from the main thread."""
+    return [sys.executable, "-S", str(Path(__file__).with_name("leash.py")), number.name, *command]
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _look(pid: int) -> _Seen | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in parentheses, may hold anything; the fields after it can't.
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return _Seen(Process(pid, int(fields[19])), int(fields[1]), fields[0].decode())
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def _ancestors(pid: int, table: dict[int, _Seen]) -> set[int]:
+    line = set()
+    while pid in table and pid not in line:
+        line.add(pid)
+        pid = table[pid].parent
+    return line
+
+
+def _open(process: Process) -> int | None:
+    """A pidfd of the process; None if it is gone."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except OSError:
+        return None
+    # Looked at after the pidfd was opened: from here on it can't be anybody else.
+    if find(process.pid) == process:
+        return handle
+    os.close(handle)
+    return None
+
+
+def _send(handle: int, number: signal.Signals) -> None:
+    try:
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        pass  # It has ended in between, which is what is wanted.
+
+
+def _wait(handles: list[int], wait_s: float) -> list[int]:
+    """Those that are still alive after ``wait_s``."""
+    deadline = time.monotonic() + wait_s
+    left = set(handles)
+    poll = select.poll()
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    while left and (rest_s := deadline - time.monotonic()) > 0:
+        for handle, _ in poll.poll(rest_s * 1000):
+            left.discard(handle)
+            poll.unregister(handle)
+    return [handle for handle in handles if handle in left]

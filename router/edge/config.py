@@ -1,0 +1,232 @@
+"""What HAProxy is told at its start. Pure: settings and servers in, text out.
+
+The rules say how a request finds its owner (DESIGN §2): the session id from the header, the body or the path; else one
+derived from the turn id, so that a repeat finds the same session; its shard by xxh32; the shard's slot by the map. All
+of it is a hint (I7): a request whose owner is down, or died under it, goes to any live host, which copes.
+
+What comes from outside under the edge's own names is deleted before anything reads it, and paths for hosts among
+themselves don't exist out here. Nothing in this file changes while HAProxy runs: servers and map change by ``admin``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from pydantic_core import to_json
+
+from actors.errors import Misconfigured
+from actors.model import Member
+from actors.settings import Settings
+from router.shards import SHARDS
+
+BACKEND: Final = "hosts"
+THREADS_MAX: Final = 4
+"""HAProxy's threads: one answers tens of thousands of requests a second, so a large machine needn't give all."""
+
+_SPARE_S: Final = 30
+"""By how much the edge waits longer than a host: whoever ends a request must be the host."""
+_RETRY_AFTER_S: Final = 1
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_PATH: Final = re.compile(r"[A-Za-z0-9/._-]+")
+_RUN_DIR_MAX: Final = 80
+"""Characters: HAProxy binds its socket under a longer name first, and such names are short."""
+
+_ANSWERS: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("bad-request", "The request can't be understood"),
+    408: ("too-slow", "The request took too long to arrive"),
+    500: ("edge-failed", "The edge failed"),
+    502: ("host-failed", "The host gave no valid answer"),
+    503: ("no-host", "No host can take the request now"),
+    504: ("host-silent", "The host didn't answer in time"),
+}
+"""What HAProxy answers by itself. The outcome is unknown to it, and a repeat with its key is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A host as HAProxy is to know it: an IP address and two ports."""
+
+    slot: str
+    address: str
+    port: int
+    check_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The files of one HAProxy, in a folder of its own."""
+
+    run_dir: str
+
+    @classmethod
+    def of(cls, run_dir: str) -> Paths:
+        """Misconfigured if HAProxy couldn't read or bind names in that folder."""
+        folder = os.path.abspath(run_dir)
+        if _PATH.fullmatch(folder) is None or len(folder) > _RUN_DIR_MAX:
+            raise Misconfigured(f"edge.run_dir {folder!r} must be {_RUN_DIR_MAX} of A-Z a-z 0-9 / . _ - at most.")
+        return cls(folder)
+
+    @property
+    def config(self) -> str:
+        return os.path.join(self.run_dir, "haproxy.cfg")
+
+    @property
+    def map(self) -> str:
+        return os.path.join(self.run_dir, "shards.map")
+
+    @property
+    def socket(self) -> str:
+        return os.path.join(self.run_dir, "admin.sock")
+
+    @property
+    def pid(self) -> str:
+        return os.path.join(self.run_dir, "haproxy.pid")
+
+    @property
+    def lock(self) -> str:
+        return os.path.join(self.run_dir, "lock")
+
+    @property
+    def edge(self) -> str:
+        """Names the Edge that cares for this HAProxy now."""
+        return os.path.join(self.run_dir, "edge")
+
+
+def server_of(member: Member, address: str) -> Server:
+    """``address`` is the IP address of the member's host."""
+    return Server(member.slot, address, int(member.address.rpartition(":")[2]), member.health_port)
+
+
+def shard_map(slot_of_shard: Iterable[str]) -> Iterable[str]:
+    """The lines of HAProxy's map: shard and slot. Shards that nobody owns are left out."""
+    return (f"{shard} {slot}" for shard, slot in enumerate(slot_of_shard) if slot)
+
+
+def render(settings: Settings, paths: Paths, servers: Iterable[Server] = ()) -> str:
+    """haproxy.cfg. Its first line tells two configurations apart, whatever servers they were started with."""
+    fixed = "\n".join((_global(settings, paths), _defaults(settings), _frontend(settings, paths), _backend(settings)))
+    digest = blake2b(fixed.encode(), digest_size=8).hexdigest()
+    known = {server.slot: server for server in servers}
+    slots = (f"slot-{number}" for number in range(settings.ring.slots_max))
+    lines = [_server(slot, known.get(slot)) for slot in slots]
+    return "\n".join((f"# rehydra-edge {digest}", fixed, *lines, ""))
+
+
+def _server(slot: str, server: Server | None) -> str:
+    if server is None:
+        return f"    server {slot} 127.0.0.1:1 port 1 disabled"
+    return f"    server {slot} {_joined(server.address, server.port)} port {server.check_port}"
+
+
+def _joined(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _global(settings: Settings, paths: Paths) -> str:
+    edge = settings.edge
+    return f"""
+global
+    maxconn {edge.connections_max + 64}
+    nbthread {min(THREADS_MAX, os.cpu_count() or 1)}
+    tune.bufsize {edge.buffer_bytes}
+    hard-stop-after 30s
+    stats socket {paths.socket} mode 600 level admin
+    stats timeout 30s"""
+
+
+def _defaults(settings: Settings) -> str:
+    edge, session = settings.edge, settings.session
+    wait_s = int(max(settings.agent.deadline_s, session.request_wait_s) + session.commit_patience_s + _SPARE_S)
+    return f"""
+defaults
+    mode http
+    unique-id-format %[uuid]
+    timeout connect {edge.connect_timeout_ms}ms
+    timeout client {wait_s}s
+    timeout server {wait_s}s
+    timeout queue 5s
+    timeout http-request {int(settings.http.body_s) or 1}s
+    timeout http-keep-alive 60s
+    timeout check {edge.check_interval_ms}ms
+    # A reply comes in pieces that somebody reads as they come.
+    option http-no-delay
+    # A request whose host died under it is repeated on any other, with the same headers: safe, because a turn whose
+    # id is known is never applied twice (I3).
+    option redispatch 1
+    retries 3
+    retry-on conn-failure empty-response response-timeout
+{_own_answers()}"""
+
+
+def _own_answers() -> str:
+    return "\n".join(
+        f"    http-error status {status} content-type application/problem+json string '{_problem(status, code, title)}'"
+        + (f" hdr retry-after {_RETRY_AFTER_S}" if status == 503 else "")
+        for status, (code, title) in _ANSWERS.items()
+    )
+
+
+def _problem(status: int, code: str, title: str) -> str:
+    document = {
+        "type": f"urn:rehydra:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": f"{title}. Whether the turn was done is unknown; repeat it with its Idempotency-Key.",
+        "outcome": "unknown",
+    }
+    return to_json(document).decode().replace("'", r"'\''")
+
+
+def _frontend(settings: Settings, paths: Paths) -> str:
+    edge = settings.edge
+    key = edge.secret.get_secret_value()
+    if _BASE64.fullmatch(key) is None:
+        raise Misconfigured("edge.secret must be written in base64.")
+    hidden = "status 404 content-type application/problem+json string"
+    hidden += ' \'{"type":"urn:rehydra:problem:not-found","title":"Nothing here","status":404,"outcome":"not_done"}\''
+    return f"""
+frontend edge
+    bind {_joined(edge.bind, edge.port)}
+    maxconn {edge.connections_max}
+    # The whole request, up to the buffer: for the id in its body, and to be able to repeat it.
+    option http-buffer-request
+    http-request return {hidden} if {{ path,url_dec -m reg -i ^/+internal(/|$) }}
+
+    http-request del-header x-rehydra- -m beg
+    http-request del-header x-request-timeout-seconds
+    http-request del-header x-request-disconnect-disabled
+    http-request set-header x-rehydra-request %[unique-id]
+
+    acl named var(txn.session) -m found
+    acl keyed req.fhdr(idempotency-key) -m found
+    http-request set-var(txn.session) req.fhdr(x-session-id)
+    http-request set-var(txn.session) req.body,json_query('$.session_id') if !named METH_POST
+    http-request set-var(txn.session) path,field(3,/),url_dec if !named {{ path_beg /sessions/ }}
+    http-request set-var-fmt(txn.turn) k:%[req.fhdr(idempotency-key)] if !named METH_POST keyed
+    http-request set-var-fmt(txn.turn) r:%[unique-id] if !named METH_POST !keyed
+    http-request set-header x-rehydra-session %[var(txn.turn),hmac(sha256,{key}),hex,lower,bytes(0,32)] \
+if !named METH_POST
+    http-request set-var(txn.session) req.fhdr(x-rehydra-session) if !named METH_POST
+    http-request set-var(txn.slot) var(txn.session),xxh32,mod({SHARDS}),map_str({paths.map}) if named
+    default_backend {BACKEND}"""
+
+
+def _backend(settings: Settings) -> str:
+    every_ms = settings.edge.check_interval_ms
+    check = f"check inter {every_ms}ms fastinter {every_ms // 2 or 1}ms fall 2 rise 1"
+    return f"""
+backend {BACKEND}
+    balance leastconn
+    http-reuse always
+    option httpchk
+    http-check send meth GET uri /healthz ver HTTP/1.1 hdr host rehydra
+    http-check expect status 200
+    # Reading needs no lease: any host will do, the least busy first.
+    use-server %[var(txn.slot)] if {{ var(txn.slot) -m found }} !METH_GET
+    default-server {check} on-marked-down shutdown-sessions
+    # {settings.ring.slots_max} slots"""

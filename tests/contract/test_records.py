@@ -1,0 +1,124 @@
+"""What was written once is readable for ever: golden records of every schema_version, and what is refused.
+
+The files in ``golden/`` are never changed. A change of the format is a new ``schema_version`` with new files beside
+the old ones; ``test_what_is_written_today_is_golden`` fails until both are there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_core import to_json
+
+from actors.errors import Misconfigured
+from actors.model import SCHEMA_VERSION, Checkpoint, Member, Turn
+from actors.stores.base import Granted, Ok, Replayed, Turns
+from actors.stores.codec import decode_member, decode_turn, encode_member, encode_turn
+from tests.contract.lab import ANNA, RedisLab, Talk, fresh_key, turn
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def golden(what: str) -> list[Any]:
+    """All cases of one kind, of all schema versions: (id, case)."""
+    return [
+        pytest.param(case, id=f"{path.stem} {case['what']}")
+        for path in sorted(GOLDEN.glob(f"{what}-v*.json"))
+        for case in json.loads(path.read_text("utf-8"))
+    ]
+
+
+@pytest.mark.parametrize("case", golden("turn"))
+def test_every_turn_ever_written_can_be_read(case: dict[str, Any]) -> None:
+    assert decode_turn(case["tenant"], case["record"].encode()) == Turn(**case["turn"])
+
+
+@pytest.mark.parametrize("case", golden("member"))
+def test_every_member_ever_written_can_be_read(case: dict[str, Any]) -> None:
+    assert decode_member(case["member"]["slot"], case["record"].encode()) == Member(**case["member"])
+
+
+@pytest.mark.parametrize("case", golden("session"))
+async def test_every_session_ever_stored_can_be_claimed_read_and_continued(
+    redis_lab: RedisLab, case: dict[str, Any]
+) -> None:
+    key, store = fresh_key(case["tenant"]), redis_lab.store()
+    lease, log, ids = redis_lab.keys.of_session(key)
+    redis_lab.client.hset(lease, mapping=case["lease"])
+    redis_lab.client.rpush(log, *case["log"])
+    redis_lab.client.hset(ids, mapping=case["ids"])
+    for name in (lease, log, ids):
+        redis_lab.client.expire(name, 60)
+    turns = tuple(Turn(**fields) for fields in case["turns"])
+    assert await store.read(key, 0, 100) == Turns(turns, len(turns))
+    granted = await store.claim(key, "token", ANNA)
+    assert isinstance(granted, Granted)
+    assert granted.checkpoint == Checkpoint(turns, case["state"].encode())
+    assert (granted.lease.epoch, granted.lease.born) == (case["epoch"] + 1, case["born"])
+    talk = Talk(store, key, ANNA, "token", [turn.turn_id for turn in turns], granted)
+    known = turns[0]
+    assert await store.commit(key, talk.lease, talk.last, turn(9, known.turn_id, known.fingerprint), None) == Replayed(
+        known
+    )
+    assert await talk.commit("k:next") == Ok()
+
+
+def test_what_is_written_today_is_golden() -> None:
+    turns = [case for param in golden("turn") for case in param.values if f'"schema_version":{SCHEMA_VERSION},' in case["record"]]
+    members = [
+        case for param in golden("member") for case in param.values if f'"schema_version":{SCHEMA_VERSION},' in case["record"]
+    ]
+    assert turns
+    assert members
+    for case in turns:
+        assert encode_turn(case["tenant"], Turn(**case["turn"])).decode() == case["record"]
+    for case in members:
+        assert encode_member(Member(**case["member"])).decode() == case["record"]
+
+
+async def test_what_a_session_keeps_today_is_golden(redis_lab: RedisLab) -> None:
+    """The fields of the lease and the ids are a format too."""
+    known = golden("session")[-1].values[0]
+    talk = Talk(redis_lab.store(), fresh_key())
+    await talk.claim()
+    await talk.commit("a", b"{}")
+    lease, _, ids = redis_lab.keys.of_session(talk.key)
+    stored: Any = redis_lab.client.hgetall(lease)
+    assert {name.decode() for name in stored} == set(known["lease"])
+    assert redis_lab.client.hgetall(ids) == {b"a": b"1:" + b"f" * 32}
+
+
+def test_a_record_of_a_newer_program_is_refused_in_one_sentence() -> None:
+    record = json.loads(encode_turn("-", turn(1, "a")))
+    record["schema_version"] = SCHEMA_VERSION + 1
+    with pytest.raises(Misconfigured, match=f"schema_version {SCHEMA_VERSION + 1}"):
+        decode_turn("-", to_json(record))
+    member = json.loads(encode_member(Member("slot-0", "inc", "a:1", 2, 3)))
+    member["schema_version"] = SCHEMA_VERSION + 1
+    with pytest.raises(Misconfigured, match=f"schema_version {SCHEMA_VERSION + 1}"):
+        decode_member("slot-0", to_json(member))
+
+
+def test_a_record_of_another_tenant_is_refused() -> None:
+    with pytest.raises(Misconfigured, match="'red'"):
+        decode_turn("blue", encode_turn("red", turn(1, "a")))
+
+
+async def test_a_session_of_a_newer_program_is_refused_and_not_claimed(redis_lab: RedisLab) -> None:
+    talk = Talk(redis_lab.store(), fresh_key())
+    await talk.claim()
+    await talk.release()
+    lease = redis_lab.keys.of_session(talk.key)[0]
+    redis_lab.client.hset(lease, "schema_version", str(SCHEMA_VERSION + 1))
+    with pytest.raises(Misconfigured, match="schema_version"):
+        await talk.claim()
+    assert redis_lab.client.hget(lease, "incarnation") is None
+
+
+def test_keys_carry_the_tenant_and_share_a_hash_tag(redis_lab: RedisLab) -> None:
+    names = redis_lab.keys.of_session(fresh_key("red"))
+    assert len({name[name.index("{") : name.index("}")] for name in names}) == 1
+    assert all("{red:s-" in name for name in names)

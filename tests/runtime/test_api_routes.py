@@ -1,0 +1,270 @@
+"""The other routes, on a real socket, and the documentation of all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from actors.api import Api
+from actors.api_docs import ChatReply, ChatRequest, Problem, SessionView, TurnsView
+from actors.model import HostRef, Member, Table, fingerprint_of
+from actors.settings import Settings
+from tests.runtime.api_world import Raw, SmallHost, World, ask, chat, serving
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with serving(http={"turns_page_max": 3}) as served:
+        for number in range(1, 6):
+            await chat(served, {"message": f"m{number}", "session_id": "s", "metadata": {"n": number}})
+        yield served
+
+
+def problem(answer: Raw, status: int, code: str) -> None:
+    assert (answer.status, answer.header("content-type")) == (status, "application/problem+json"), answer.body
+    assert Problem.model_validate(answer.json).type == f"urn:rehydra:problem:{code}"
+
+
+async def test_a_session_says_how_far_it_is(world: World) -> None:
+    answer = await ask(world, "GET", "/sessions/s")
+    assert answer.status == 200
+    assert answer.json == {"session_id": "s", "turn_seq": 5, "created_ms": 1_700_000_000_000}
+    assert answer.header("etag") == '"5"'
+
+
+@pytest.mark.parametrize(
+    ("tag", "status"),
+    [('"5"', 304), ('W/"5"', 304), ('"4", "5"', 304), ("*", 304), ('"4"', 200), ('"55"', 200), ("nonsense", 200)],
+)
+@pytest.mark.parametrize("path", ["/sessions/s", "/sessions/s/turns"])
+async def test_an_unchanged_session_is_not_told_again(world: World, path: str, tag: str, status: int) -> None:
+    answer = await ask(world, "GET", path, None, ("If-None-Match", tag))
+    assert (answer.status, answer.header("etag")) == (status, '"5"')
+    assert (answer.body == b"") == (status == 304)
+
+
+async def test_turns_come_in_pages(world: World) -> None:
+    first = (await ask(world, "GET", "/sessions/s/turns?limit=2")).json
+    assert [turn["turn_seq"] for turn in first["turns"]] == [1, 2]
+    assert first["turn_seq"] == 5
+    rest = (await ask(world, "GET", "/sessions/s/turns?after=2")).json
+    assert [turn["message"] for turn in rest["turns"]] == ["m3", "m4", "m5"]
+    assert rest["turns"][0]["reply"] == "m3"
+    assert rest["turns"][0]["metadata"] == {"n": 3}
+    assert rest["turns"][0]["turn_id"].startswith("r:")
+    assert (await ask(world, "GET", "/sessions/s/turns?after=5")).json["turns"] == []
+    assert TurnsView.model_validate(rest)
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=4", "limit=x", "after=-1", "after=1e3", f"after={10**15}", "after="]
+)
+async def test_a_page_out_of_range_is_refused(world: World, query: str) -> None:
+    problem(await ask(world, "GET", f"/sessions/s/turns?{query}"), 400, "bad-request")
+
+
+async def test_an_unknown_session_is_404_on_every_route(world: World) -> None:
+    for method, path in (("GET", "/sessions/x"), ("GET", "/sessions/x/turns"), ("DELETE", "/sessions/x")):
+        problem(await ask(world, method, path), 404, "session-unknown")
+
+
+@pytest.mark.parametrize("session_id", ["a%20b", "%7Ba%7D", "a" * 129, "%00", "%C3%B6"])
+async def test_a_bad_session_id_in_the_path_is_refused(world: World, session_id: str) -> None:
+    problem(await ask(world, "GET", f"/sessions/{session_id}"), 400, "bad-request")
+    problem(await ask(world, "DELETE", f"/sessions/{session_id}"), 400, "bad-request")
+
+
+async def test_a_header_that_names_another_session_than_the_path_is_refused(world: World) -> None:
+    assert (await ask(world, "GET", "/sessions/s", None, ("X-Session-Id", "s"))).status == 200
+    for more in ([("X-Session-Id", "other")], [("X-Session-Id", "s"), ("X-Session-Id", "s")]):
+        problem(await ask(world, "GET", "/sessions/s", None, *more), 400, "bad-request")
+
+
+async def test_a_deleted_session_is_gone_and_a_repeat_says_the_same(world: World) -> None:
+    answer = await ask(world, "DELETE", "/sessions/s", None, ("Idempotency-Key", '"k"'))
+    assert (answer.status, answer.body) == (204, b"")
+    assert (await ask(world, "DELETE", "/sessions/s")).status == 204
+    problem(await ask(world, "GET", "/sessions/s"), 410, "session-deleted")
+    problem(await ask(world, "GET", "/sessions/s/turns"), 410, "session-deleted")
+    problem(await ask(world, "DELETE", "/sessions/s", None, ("Idempotency-Key", '"half')), 400, "bad-request")
+
+
+async def test_the_ring_is_told_as_this_host_sees_it(world: World) -> None:
+    world.table = Table(12, {"slot-0": Member("slot-0", "inc-1", "10.0.0.1:99", 1, weight=2)})
+    assert (await ask(world, "GET", "/ring")).json == {
+        "ring_version": 12,
+        "slots": {"slot-0": {"host": "inc-1", "address": "10.0.0.1:99", "weight": 2}},
+        "host": "inc-1",
+        "slot": "slot-0",
+    }
+
+
+async def test_a_host_without_a_slot_says_so(world: World) -> None:
+    world.host.ref = HostRef("inc-1", "", world.address)
+    assert (await ask(world, "GET", "/ring")).json["slot"] is None
+    assert (await chat(world, {"message": "m"})).header("x-served-by") == "-"
+
+
+async def test_health_is_of_the_process_and_readiness_of_what_it_needs(world: World) -> None:
+    health = await ask(world, "GET", "/healthz")
+    assert (health.status, health.json["stats"]) == (200, {"resident": 1})
+    assert (await ask(world, "GET", "/readyz")).json == {"status": "ready"}
+    world.reasons.append("The store can't be reached.")
+    answer = await ask(world, "GET", "/readyz")
+    problem(answer, 503, "not-ready")
+    assert answer.json["reasons"] == ["The store can't be reached."]
+    assert answer.header("retry-after") == "1"
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/chat/", "/sessions/", "/sessions/a/b", "/internal/x"])
+async def test_an_unknown_path_is_a_problem(world: World, path: str) -> None:
+    problem(await ask(world, "GET", path), 404, "path-unknown")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [("PUT", "/sessions/s", "DELETE, GET"), ("POST", "/sessions/s/turns", "GET"), ("POST", "/ring", "GET")],
+)
+async def test_a_wrong_method_is_told_the_right_ones(world: World, method: str, path: str, allow: str) -> None:
+    answer = await ask(world, method, path)
+    problem(answer, 405, "method-not-allowed")
+    assert answer.header("allow") == allow
+
+
+async def test_a_bug_behind_a_route_is_a_problem_that_tells_nothing(world: World) -> None:
+    def broken() -> dict[str, Any]:
+        raise ValueError("secret")
+
+    world.host.stats = broken  # type: ignore[method-assign]
+    answer = await ask(world, "GET", "/healthz")
+    problem(answer, 500, "internal")
+    assert b"secret" not in answer.body
+
+
+# --- between hosts --------------------------------------------------------------------------------------------------
+
+BATCH = (
+    b'{"session_id": "s", "tenant": "-", "batch": '
+    b'[{"turn_id": "k:1", "message": "a", "metadata": {"x": 1}, "if_match": 2}, {"turn_id": "r:2", "message": "b"}]}'
+)
+
+
+async def test_a_batch_arrives_in_order_and_whole(world: World) -> None:
+    answer = await ask(world, "POST", "/internal/hand-off", BATCH, ("X-Rehydra-To", "inc-1"))
+    assert (answer.status, answer.body) == (204, b"")
+    (key, batch) = world.host.batches[0]
+    assert str(key) == "-:s"
+    assert [(turn.turn_id, turn.message, turn.metadata, turn.if_match) for turn in batch] == [
+        ("k:1", "a", {"x": 1}, 2),
+        ("r:2", "b", None, None),
+    ]
+    assert batch[0].fingerprint == fingerprint_of("a", {"x": 1})
+
+
+@pytest.mark.parametrize("to", [[], [("X-Rehydra-To", "inc-0")]])
+async def test_a_batch_for_nobody_or_another_incarnation_is_misdirected(
+    world: World, to: list[tuple[str, str]]
+) -> None:
+    problem(await ask(world, "POST", "/internal/hand-off", BATCH, *to), 421, "misdirected")
+    assert world.host.batches == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        BATCH.replace(b'"message": "a"', b'"text": "a"'),
+        BATCH.replace(b'"message": "a"', b'"message": 5'),
+        BATCH.replace(b'"if_match": 2', b'"if_match": "2"'),
+        BATCH.replace(b'"s"', b'"a b"'),
+        BATCH.replace(b'{"turn_id"', b'{"id"'),
+        b'{"session_id": "s", "tenant": "-", "batch": 5}',
+        b'{"session_id": 5, "tenant": "-", "batch": []}',
+    ],
+)
+async def test_a_batch_that_is_none_is_refused(world: World, body: bytes) -> None:
+    answer = await ask(world, "POST", "/internal/hand-off", body, ("X-Rehydra-To", "inc-1"))
+    problem(answer, 400, "bad-request")
+    assert world.host.batches == []
+
+
+# --- the documentation ----------------------------------------------------------------------------------------------
+
+
+async def test_every_public_route_is_documented(world: World) -> None:
+    document = (await ask(world, "GET", "/openapi.json")).json
+    operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
+    assert operations == {
+        "POST /chat",
+        "GET /sessions/{session_id}",
+        "DELETE /sessions/{session_id}",
+        "GET /sessions/{session_id}/turns",
+        "GET /ring",
+        "GET /healthz",
+        "GET /readyz",
+    }
+    assert (await ask(world, "GET", "/docs")).status == 200
+    answers = document["paths"]["/chat"]["post"]["responses"]
+    assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert set(answers["429"]["content"]) == {"application/problem+json"}
+    assert "HTTPValidationError" not in str(document)
+    assert "Problem" in document["components"]["schemas"]
+
+
+async def test_what_is_documented_of_an_answer_is_what_comes(world: World) -> None:
+    assert ChatReply.model_validate((await chat(world, {"message": "m", "session_id": "s"})).json)
+    assert SessionView.model_validate((await ask(world, "GET", "/sessions/s")).json)
+    assert Problem.model_validate((await chat(world, {})).json)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"message": "m"},
+        {"message": "m", "session_id": "a.b~c:d@e-f_G9"},
+        {"message": "m", "session_id": None, "stream": None, "metadata": None},
+        {"message": "m", "stream": True},
+        {"message": "m", "metadata": {"a": [1, {"b": None}]}},
+        {"message": "m", "other": 1},
+        {"message": ""},
+        {"message": None},
+        {"message": 1},
+        {"message": True},
+        {},
+        {"message": "m", "session_id": ""},
+        {"message": "m", "session_id": "a\n"},
+        {"message": "m", "session_id": "a b"},
+        {"message": "m", "session_id": 1},
+        {"message": "m", "stream": "true"},
+        {"message": "m", "stream": 0},
+        {"message": "m", "metadata": []},
+        {"message": "m", "metadata": "x"},
+    ],
+)
+async def test_the_documented_body_and_the_hand_written_checks_agree(world: World, document: dict[str, Any]) -> None:
+    try:
+        ChatRequest.model_validate(document)
+        documented = 200
+    except ValidationError:
+        documented = 400
+    assert (await chat(world, document)).status == documented
+
+
+async def test_the_application_can_be_mounted_under_a_prefix() -> None:
+    world = World(SmallHost(), Settings.load())
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b'{"message": "m"}', "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/app/chat", "root_path": "/app", "headers": []}
+    await Api(world)(scope, receive, send)
+    assert sent[0]["status"] == 200

@@ -1,0 +1,289 @@
+"""Streamed turns on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from actors.agent import Conversation
+from actors.agents.echo import paced
+from actors.errors import AgentFailed, MailboxFull
+from actors.model import Turn, TurnRequest
+from actors.ports import Done, Requester, Residence
+from actors.sse import PING, WAITING_BYTES_MAX, StreamRequester
+from tests.runtime.api_world import SmallHost, World, chat, events, request_bytes, serving, wire
+
+STREAM: dict[str, Any] = {"message": "one two three", "session_id": "s", "stream": True}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with serving(SmallHost(agent=paced)) as served:
+        yield served
+
+
+def texts(body: bytes) -> str:
+    """What a client has after the last ``turn``."""
+    said = ""
+    for event, _, data in events(body):
+        said = "" if event == "turn" else said + data["text"] if event == "delta" else said
+    return said
+
+
+async def test_a_stream_tells_the_turn_its_pieces_and_the_committed_end(world: World) -> None:
+    answer = await chat(world, STREAM, ("Idempotency-Key", "k"))
+    assert answer.status == 200
+    assert answer.header("content-type") == "text/event-stream"
+    assert answer.header("cache-control") == "no-store"
+    assert answer.header("x-accel-buffering") == "no"
+    assert answer.header("x-session-id") == "s"
+    assert answer.header("x-served-by") == "slot-0"
+    told = events(answer.body)
+    assert [event for event, _, _ in told] == ["turn", "delta", "delta", "delta", "done"]
+    assert [event_id for _, event_id, _ in told] == ["7-1", "7-2", "7-3", "7-4", "7-5"]
+    assert told[0][2] == {"session_id": "s", "turn_id": "k:k", "epoch": 7}
+    assert texts(answer.body) == "one two three"
+    document = await chat(world, STREAM | {"stream": False}, ("Idempotency-Key", "k"))
+    assert told[-1][2] | {"replayed": True} == document.json
+
+
+async def test_the_accept_header_asks_for_a_stream_unless_the_body_says_otherwise(world: World) -> None:
+    accept = ("Accept", "application/json;q=0.1, text/event-stream")
+    wanted = await chat(world, {"message": "m"}, accept)
+    assert wanted.header("content-type") == "text/event-stream"
+    refused = await chat(world, {"message": "m", "stream": False}, accept)
+    assert refused.header("content-type") == "application/json"
+
+
+async def test_a_replayed_turn_is_streamed_whole(world: World) -> None:
+    await chat(world, STREAM, ("Idempotency-Key", "k"))
+    answer = await chat(world, STREAM, ("Idempotency-Key", "k"))
+    assert [event for event, _, _ in events(answer.body)] == ["turn", "delta", "done"]
+    assert texts(answer.body) == "one two three" == events(answer.body)[-1][2]["reply"]
+    assert events(answer.body)[-1][2]["replayed"] is True
+
+
+async def test_an_error_before_the_first_event_has_its_own_status(world: World) -> None:
+    world.host.fail_with = MailboxFull()
+    answer = await chat(world, STREAM)
+    assert answer.status == 429
+    assert answer.header("content-type") == "application/problem+json"
+    assert answer.header("retry-after") == "1"
+
+
+async def test_an_error_after_the_first_event_is_the_last_event(world: World) -> None:
+    async def breaks(conversation: Conversation) -> AsyncIterator[str]:
+        yield "half"
+        raise RuntimeError("no")
+
+    world.host.agent = breaks
+    answer = await chat(world, STREAM)
+    told = events(answer.body)
+    assert (answer.status, [event for event, _, _ in told]) == (200, ["turn", "delta", "error"])
+    assert told[-1][2]["type"] == "urn:rehydra:problem:agent-failed"
+    assert told[-1][2]["outcome"] == "not_done"
+    assert told[-1][1] == "7-3"
+
+
+async def test_pieces_come_while_the_turn_still_runs() -> None:
+    go_on = asyncio.Event()
+
+    async def gated(conversation: Conversation) -> AsyncIterator[str]:
+        yield "first"
+        await go_on.wait()
+        yield " last"
+
+    async with serving(SmallHost(agent=gated)) as world, wire(world.port) as connection:
+        await connection.send(request_bytes("POST", "/chat", json.dumps(STREAM).encode()))
+        status, _ = await connection.head()
+        async with asyncio.timeout(5):
+            seen = b""
+            while b"first" not in seen:
+                seen += await connection.chunk()
+            go_on.set()
+            while chunk := await connection.chunk():
+                seen += chunk
+        assert (status, texts(seen)) == (200, "first last")
+
+
+async def test_a_client_that_leaves_in_mid_stream_has_its_turn_committed() -> None:
+    go_on = asyncio.Event()
+
+    async def gated(conversation: Conversation) -> AsyncIterator[str]:
+        yield "first"
+        await go_on.wait()
+        yield " last"
+
+    async with serving(SmallHost(agent=gated)) as world:
+        async with wire(world.port) as connection:
+            await connection.send(request_bytes("POST", "/chat", json.dumps(STREAM).encode()))
+            await connection.head()
+            await connection.chunk()
+        async with asyncio.timeout(5):
+            await world.host.quiet.wait()
+            go_on.set()
+            assert (await world.host.turns_of("s", 1))[0].reply == "first last"
+
+
+async def test_silence_is_broken_by_comments_before_and_after_the_first_event() -> None:
+    start, go_on = asyncio.Event(), asyncio.Event()
+
+    class Late(SmallHost):
+        async def chat(self, request: TurnRequest, requester: Requester, hops: int = 0) -> None:
+            await start.wait()
+            await super().chat(request, requester, hops)
+
+    async def gated(conversation: Conversation) -> AsyncIterator[str]:
+        yield "a"
+        await go_on.wait()
+
+    async with serving(Late(agent=gated), http={"ping_s": 0.05}) as world, wire(world.port) as connection:
+        await connection.send(request_bytes("POST", "/chat", json.dumps(STREAM).encode()))
+        async with asyncio.timeout(5):
+            await connection.head()
+            assert await connection.chunk() == PING
+            start.set()
+            seen = b""
+            while b"delta" not in seen or not seen.endswith(PING):
+                seen += await connection.chunk()
+            go_on.set()
+            while chunk := await connection.chunk():
+                seen += chunk
+        assert texts(seen) == "a"
+
+
+async def test_an_error_after_a_ping_comes_as_an_event() -> None:
+    pinged = asyncio.Event()
+
+    class Refusing(SmallHost):
+        async def chat(self, request: TurnRequest, requester: Requester, hops: int = 0) -> None:
+            await pinged.wait()
+            assert requester.begun
+            await requester.finish(AgentFailed())
+
+    async with serving(Refusing(), http={"ping_s": 0.05}) as world, wire(world.port) as connection:
+        await connection.send(request_bytes("POST", "/chat", json.dumps(STREAM).encode()))
+        assert (await connection.head())[0] == 200
+        seen = await connection.chunk()
+        pinged.set()
+        while chunk := await connection.chunk():
+            seen += chunk
+    assert [event for event, _, _ in events(seen)] == ["error"]
+
+
+# --- the requester by itself: a client that is a list --------------------------------------------------------------
+
+
+class Taker:
+    """An ASGI ``send`` that keeps what it gets, and takes it only while it may."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.may = asyncio.Event()
+        self.may.set()
+
+    async def __call__(self, message: Any) -> None:
+        await self.may.wait()
+        self.messages.append(message)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for message in self.messages if message["type"] == "http.response.body"]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.bodies)
+
+
+def requester_to(taker: Taker, stall_s: float = 5.0) -> StreamRequester:
+    return StreamRequester(taker, "s", (b"x-served-by", b"slot-0"), ping_s=5.0, stall_s=stall_s)
+
+
+def done(reply: str, epoch: int) -> Done:
+    return Done(Turn(1, "k:k", "f", "m", reply, None, epoch), False, Residence.RESIDENT)
+
+
+async def test_what_is_ready_at_once_leaves_in_one_piece() -> None:
+    taker = Taker()
+    requester = requester_to(taker)
+    writing = asyncio.create_task(requester.write())
+    await requester.turn("k:k", 1)
+    for piece in ("a", "b", "c"):
+        await requester.delta(piece)
+    await requester.finish(done("abc", 1))
+    await writing
+    assert len(taker.bodies) == 1
+    assert texts(taker.body) == "abc"
+    assert taker.messages[-1]["more_body"] is False
+
+
+@pytest.mark.parametrize(
+    ("streamed", "epoch", "committed", "committed_epoch"),
+    [(["ab"], 1, "ab", 2), (["ab"], 1, "other", 1), ([], 1, "ab", 1), (["ab"], 1, "", 2)],
+)
+async def test_a_turn_that_another_attempt_committed_voids_what_was_streamed(
+    streamed: list[str], epoch: int, committed: str, committed_epoch: int
+) -> None:
+    taker = Taker()
+    requester = requester_to(taker)
+    await requester.turn("k:k", epoch)
+    for piece in streamed:
+        await requester.delta(piece)
+    await requester.finish(done(committed, committed_epoch))
+    await requester.write()
+    assert texts(taker.body) == committed
+    told = events(taker.body)
+    assert [event for event, _, _ in told].count("turn") == 2
+    assert told[-1][1].startswith(f"{committed_epoch}-")
+
+
+async def test_a_final_answer_is_given_once() -> None:
+    taker = Taker()
+    requester = requester_to(taker)
+    await requester.turn("k:k", 1)
+    await requester.finish(done("", 1))
+    await requester.finish(AgentFailed())
+    await requester.delta("late")
+    await requester.write()
+    assert [event for event, _, _ in events(taker.body)] == ["turn", "done"]
+
+
+async def test_a_slow_client_holds_up_the_telling_at_a_bounded_number_of_bytes() -> None:
+    taker = Taker()
+    taker.may.clear()
+    requester = requester_to(taker)
+    writing = asyncio.create_task(requester.write())
+    await requester.turn("k:k", 1)
+    await asyncio.sleep(0)
+
+    async def tell() -> None:
+        for _ in range(100):
+            await requester.delta("x" * 10_000)
+        await requester.finish(done("x" * 1_000_000, 1))
+
+    telling = asyncio.create_task(tell())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not telling.done()
+    taker.may.set()
+    await asyncio.gather(telling, writing)
+    assert max(len(body) for body in taker.bodies[:-1]) < WAITING_BYTES_MAX + 20_000
+    assert texts(taker.body) == "x" * 1_000_000
+
+
+async def test_a_client_that_takes_nothing_is_given_up() -> None:
+    async def long(conversation: Conversation) -> AsyncIterator[str]:
+        for _ in range(400):
+            yield "x" * 50_000
+
+    # 20 MB are more than the sockets' buffers hold.
+    async with serving(SmallHost(agent=long), http={"body_s": 0.3}) as world, wire(world.port) as connection:
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await connection.send(request_bytes("POST", "/chat", json.dumps(STREAM).encode()))
+        async with asyncio.timeout(10):
+            await world.host.turns_of("s", 1)
+            await world.host.quiet.wait()

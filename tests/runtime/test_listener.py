@@ -1,0 +1,195 @@
+"""A host's own HTTP server: its address, its limits, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from actors.asgi import Receive, Scope, Send
+from actors.errors import Misconfigured
+from actors.listener import Listener
+from tests.runtime.api_world import Wire, request_bytes, settings_with, wire
+
+
+class App:
+    """Answers once it may; counts who asks and who leaves."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.may.set()
+        self.asked = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked.set()
+        if scope["path"] == "/watch":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.left.set()
+            return
+        await self.may.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def listening(app: App, **http: Any) -> AsyncIterator[Listener]:
+    listener = Listener(app, settings_with(http=http).http)
+    await listener.start()
+    try:
+        yield listener
+    finally:
+        await listener.aclose(0.1)
+
+
+def port_of(listener: Listener) -> int:
+    return int(listener.address.rpartition(":")[2])
+
+
+async def served(connection: Wire) -> bool:
+    await connection.send(request_bytes("GET", "/"))
+    return (await connection.answer()).body == b"ok"
+
+
+async def test_the_address_is_known_before_anything_is_served() -> None:
+    app = App()
+    listener = Listener(app, settings_with().http)
+    address = listener.bind()
+    assert address == listener.address == listener.bind()
+    async with wire(port_of(listener)) as connection:
+        await connection.send(request_bytes("GET", "/"))
+        assert not app.asked.is_set()
+        assert await listener.start() == address
+        assert (await connection.answer()).body == b"ok"
+    await listener.aclose()
+
+
+async def test_a_port_is_taken_from_the_range_and_never_twice() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        low = probe.getsockname()[1]
+    http = settings_with(http={"port_min": low, "port_max": low + 1}).http
+    first, second, third = (Listener(App(), http) for _ in range(3))
+    try:
+        assert {first.bind(), second.bind()} == {f"127.0.0.1:{low}", f"127.0.0.1:{low + 1}"}
+        with pytest.raises(Misconfigured, match=f"{low}-{low + 1}"):
+            third.bind()
+    finally:
+        await first.aclose()
+        await second.aclose()
+
+
+async def test_a_host_on_all_addresses_tells_others_its_nodes_own() -> None:
+    listener = Listener(App(), settings_with(http={"bind": "0.0.0.0"}).http, node_address="10.9.8.7")
+    assert listener.bind().startswith("10.9.8.7:")
+    await listener.aclose()
+    with pytest.raises(Misconfigured):
+        Listener(App(), settings_with(http={"bind": "192.0.2.1"}).http).bind()
+
+
+async def test_no_signal_handler_is_installed() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    async with listening(App()) as listener, wire(port_of(listener)) as connection:
+        assert await served(connection)
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+async def test_a_running_request_is_finished_before_the_end_and_new_connections_are_refused() -> None:
+    app = App()
+    app.may.clear()
+    async with listening(app) as listener, wire(port_of(listener)) as connection, asyncio.timeout(5):
+        await connection.send(request_bytes("GET", "/"))
+        await app.asked.wait()
+        closing = asyncio.create_task(listener.aclose(5))
+        await asyncio.sleep(0)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port_of_address(listener))
+        assert not closing.done()
+        app.may.set()
+        answer = await connection.answer()
+        assert (answer.body, answer.header("connection")) == (b"ok", "close")
+        await closing
+
+
+def port_of_address(listener: Listener) -> int:
+    return int(listener.address.rpartition(":")[2])
+
+
+async def test_an_idle_connection_doesnt_hold_up_the_end() -> None:
+    async with listening(App()) as listener, wire(port_of(listener)) as connection:
+        assert await served(connection)
+        began = time.monotonic()
+        await listener.aclose(10)
+        assert time.monotonic() - began < 1
+        assert await connection.reader.read() == b""
+
+
+async def test_a_request_that_takes_too_long_is_cut_off_without_an_answer() -> None:
+    app = App()
+    async with listening(app) as listener, wire(port_of(listener)) as connection, asyncio.timeout(5):
+        await connection.send(request_bytes("GET", "/watch"))
+        await app.asked.wait()
+        await listener.aclose(0.1)
+        assert app.left.is_set()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await connection.head()
+
+
+async def test_one_connection_too_many_is_told_so() -> None:
+    async with listening(App(), connections_max=2) as listener:
+        async with wire(port_of(listener)) as one, wire(port_of(listener)) as two:
+            assert await served(one)
+            assert await served(two)
+            async with wire(port_of(listener)) as three:
+                answer = await three.answer()
+                assert answer.status == 503
+                assert answer.header("content-type") == "application/problem+json"
+                assert answer.header("retry-after") == "1"
+                assert answer.json["outcome"] == "unknown"
+                assert await three.reader.read() == b""
+            assert await served(one)
+
+
+async def test_a_head_that_never_ends_is_cut_by_its_size() -> None:
+    async with listening(App(), head_bytes_max=10_000) as listener, wire(port_of(listener)) as connection:
+        await connection.send(b"GET / HTTP/1.1\r\nx: ")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            async with asyncio.timeout(5):
+                for _ in range(1000):
+                    await connection.send(b"x" * 1000)
+                    await asyncio.sleep(0.001)
+                await connection.head()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nx: "])
+async def test_a_head_that_never_comes_is_cut_by_its_time(sent: bytes) -> None:
+    async with listening(App(), body_s=0.1) as listener, wire(port_of(listener)) as connection:
+        await connection.send(sent)
+        async with asyncio.timeout(5):
+            try:
+                assert await connection.reader.read() == b""
+            except ConnectionError:
+                pass
+
+
+async def test_an_idle_connection_is_closed_after_a_while() -> None:
+    async with listening(App(), keep_alive_s=0.1) as listener, wire(port_of(listener)) as connection:
+        assert await served(connection)
+        async with asyncio.timeout(5):
+            assert await connection.reader.read() == b""
+
+
+async def test_ending_twice_or_without_a_beginning_is_harmless() -> None:
+    listener = Listener(App(), settings_with().http)
+    await listener.aclose()
+    listener = Listener(App(), settings_with().http)
+    await listener.start()
+    await listener.aclose(0.1)
+    await listener.aclose(0.1)
