@@ -132,7 +132,7 @@ class WholeRequester:
         if isinstance(final, Done):
             await self.relay(done_answer(self._session_id, self._served_by, final))
         else:
-            await self.relay(problem_answer(final, session_id=self._session_id))
+            await self.relay(problem_answer(final, self._served_by, session_id=self._session_id))
 
     async def relay(self, answer: Answer) -> None:
         """The one answer, whoever made it. Later ones are dropped: a relay may have been cut short after its end."""

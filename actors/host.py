@@ -194,7 +194,7 @@ class Host:
         """Committed turns after turn_seq ``after``. SessionUnknown, SessionDeleted, StoreUnavailable."""
         answer = await self.store.read(key, after, limit)
         if isinstance(answer, Deleted):
-            raise SessionDeleted()
+            raise SessionDeleted
         if isinstance(answer, Missing):
             raise SessionUnknown(f"Session {key.session_id!r} was never made, or has expired.")
         return answer
@@ -336,7 +336,7 @@ class Host:
         return min(max(self.settings.session.idle_s / 4, 0.01), 5.0)
 
     def _sweep(self) -> None:
-        """Passivate what has been idle for too long. The map is ordered by use: the look ends at the first young one."""
+        """Passivate what has been idle for too long. The map is ordered by use: the first young one ends the look."""
         idle_since = self._loop.time() - self.settings.session.idle_s
         for key, activation in self._activations.items():
             if activation.last_used > idle_since:

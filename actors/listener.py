@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 
 from actors.api_answers import problem_answer
 from actors.asgi import AsgiApp
-from actors.errors import Misconfigured, TooBusy
+from actors.errors import BadRequest, Misconfigured, RehydraError, TooBusy
 from actors.settings import HttpSettings
 
 log = logging.getLogger("rehydra.listener")
@@ -60,15 +60,15 @@ class Listener:
         )
         self._state = ServerState()
         self._socket: socket.socket | None = None
+        self._address = ""
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
         """``host:port`` as others reach it. Known once bound."""
-        assert self._socket is not None, "bind() comes first"
-        port = self._socket.getsockname()[1]
-        return f"[{self._told}]:{port}" if ":" in self._told else f"{self._told}:{port}"
+        assert self._address, "bind() comes first"
+        return self._address
 
     @property
     def connections(self) -> int:
@@ -80,6 +80,8 @@ class Listener:
         the kernel until ``start``. Misconfigured if no port is free, or the address isn't this machine's."""
         if self._socket is None:
             self._socket = _listening_socket(self._bind_to, self._settings.port_min, self._settings.port_max)
+            port = self._socket.getsockname()[1]
+            self._address = f"[{self._told}]:{port}" if ":" in self._told else f"{self._told}:{port}"
         return self.address
 
     async def start(self) -> str:
@@ -191,6 +193,11 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Not HTTP: there is no request to answer, but an answer all the same."""
+        self.transport.write(_NOT_HTTP)
+        self.transport.close()
+
     def cut_if_late(self, now: float) -> None:
         """Called by the ticker. The body of a request that is being served has its own limit (``body_s``)."""
         since = self._since
@@ -222,10 +229,11 @@ def _listening_socket(host: str, port_min: int, port_max: int) -> socket.socket:
     raise Misconfigured(f"Can't listen on {host}, port {ports}: {problem}.") from problem
 
 
-def _raw(status_line: bytes, error: TooBusy) -> bytes:
+def _raw(status_line: bytes, error: RehydraError) -> bytes:
     answer = problem_answer(error, (b"connection", b"close"))
     head = b"".join(b"%b: %b\r\n" % header for header in answer.headers)
     return b"HTTP/1.1 %b\r\n%b\r\n%b" % (status_line, head, answer.body)
 
 
 _TOO_BUSY: Final = _raw(b"503 Service Unavailable", TooBusy())
+_NOT_HTTP: Final = _raw(b"400 Bad Request", BadRequest("This isn't HTTP/1.1."))

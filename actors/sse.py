@@ -58,6 +58,7 @@ class StreamRequester:
     ) -> None:
         self._send = send
         self._session_id = session_id
+        self._served_by = served_by
         self._headers: Headers = [*_STREAM_HEADERS, (b"x-session-id", session_id.encode()), served_by]
         self._ping_s = ping_s
         self._stall_s = stall_s
@@ -106,7 +107,7 @@ class StreamRequester:
         elif self._begun:
             self._put("error", problem_document(final, self._session_id))
         else:
-            self._whole = problem_answer(final, session_id=self._session_id)
+            self._whole = problem_answer(final, self._served_by, session_id=self._session_id)
         self._end()
 
     def _put_turn(self, turn_id: str, epoch: int) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import uvloop
 
 from loadtest.generator import Generator, Round
-from loadtest.stack import Stack
+from loadtest.stack import started
 
 ERRORS_TOLD_MAX = 10
 
@@ -84,8 +84,7 @@ async def _deployment(arguments: argparse.Namespace) -> AsyncIterator[tuple[str,
     if not arguments.start:
         yield arguments.url, arguments.redis
         return
-    options = ["--replicas", str(arguments.replicas), "--agent", arguments.agent, "--fsync", arguments.fsync]
-    async with Stack.started(arguments.port, options) as stack:
+    async with started(arguments.port, arguments.replicas, arguments.agent, arguments.fsync) as stack:
         yield stack.url, arguments.redis or stack.redis_url
 
 

@@ -15,6 +15,7 @@ taken after its last operation, is its final log. Per session, with the name und
 - ``phantom``    the log has a turn that nobody sent, or that was reported as definitely not done
 - ``rewritten``  an earlier read isn't a prefix of the final log
 - ``chain``      (agent ``chained``) a reply wasn't computed from exactly its predecessors
+- ``answer``     (agents ``echo`` and ``paced``) a reply isn't its own message
 - ``epochs``     epochs go back along the log, or an acknowledgement's epoch isn't the log's
 - ``unread``     there is no final read: nothing can be said
 
@@ -141,7 +142,7 @@ class Checker:
         self._sessions: dict[str, SessionSeen] = {}
         self._running: dict[int, tuple[str, str, int]] = {}
         """Operation -> session, key (``""`` for a read), and for a read the floor it has to show."""
-        self._chained = False
+        self._agent = ""
 
     def feed(self, line: dict[str, Any]) -> None:
         """One line of a history. ValueError if the history itself makes no sense."""
@@ -149,7 +150,7 @@ class Checker:
         if kind == "invoke":
             self._invoke(line)
         elif kind == "start":
-            self._chained = line.get("agent") == "chained"
+            self._agent = str(line.get("agent", ""))
         elif kind == "fault":
             self._verdict.counted["faults"] += 1
         elif (running := self._running.pop(line["op"], None)) is None:
@@ -211,7 +212,7 @@ class Checker:
         session.last = [
             (seq, ident, digest_of(text), digest_of(reply), epoch) for seq, ident, text, reply, epoch in turns
         ]
-        session.unchained = _unchained(turns) if self._chained else []
+        session.unchained = _unchained(turns) if self._agent == "chained" else []
         session.reads.append(Read(len(turns), _value(0, session.last)))
 
     # --- at the end ----------------------------------------------------------------------------------------------
@@ -233,7 +234,9 @@ class Checker:
         """What the log must be by itself."""
         accuse, epoch = self._verdict.accuse, 0
         ids: set[str] = set()
-        for index, (turn_seq, turn_id, _, _, turn_epoch) in enumerate(log, start=1):
+        for index, (turn_seq, turn_id, message, reply, turn_epoch) in enumerate(log, start=1):
+            if self._agent in ("echo", "paced") and message != reply:
+                accuse("answer", f"{name}: turn {turn_seq} has another message's reply")
             if turn_seq != index:
                 accuse("numbers", f"{name}: turn {turn_seq} stands at {index}")
             if turn_id in ids:

@@ -34,7 +34,7 @@ from loadtest.client import Client, Unreadable
 from loadtest.conversations import Player, Talk, load, play_all
 from loadtest.history import History
 from loadtest.processes import alive, listener_pid
-from loadtest.stack import Stack
+from loadtest.stack import started
 
 GONE_S = 5.0
 """How long a killed process may take to disappear."""
@@ -66,16 +66,28 @@ class Kill:
         return self.gone and self.streams > 0
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is wanted. ``at_once``: conversations at one time; ``minutes``: the longest it may take."""
+
+    kills: int
+    hosts: int
+    at_once: int
+    agent: str
+    minutes: float
+    seed: int
+
+
 class Killer:
     """Kills hosts of one deployment, one at a time. Only processes that its ring names as listeners."""
 
-    def __init__(self, client: Client, history: History, hosts: int, wanted: int, seed: int) -> None:
+    def __init__(self, client: Client, history: History, plan: Plan) -> None:
         self.kills: list[Kill] = []
         self._client = client
         self._history = history
-        self._hosts = hosts
-        self._wanted = wanted
-        self._random = random.Random(seed)
+        self._hosts = plan.hosts
+        self._wanted = plan.kills
+        self._random = random.Random(plan.seed)
 
     @property
     def effective(self) -> int:
@@ -159,27 +171,27 @@ async def _gone(pid: int) -> bool:
     return False
 
 
-async def experiment(url: str, talks: list[Talk], out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+async def experiment(url: str, talks: list[Talk], out: Path, plan: Plan) -> dict[str, Any]:
     """Play, kill, read back and judge, against a deployment that runs."""
     path, stuck = out / "history.jsonl", ""
     with History(path) as history:
-        history.start(arguments.agent.rpartition(":")[2], seed=arguments.seed, kills=arguments.kills)
+        history.start(plan.agent.rpartition(":")[2], seed=plan.seed, kills=plan.kills)
         client = Client(url)
-        player = Player(client, history, arguments.seed)
-        killer = Killer(client, history, arguments.hosts, arguments.kills, arguments.seed)
+        player = Player(client, history, plan.seed)
+        killer = Killer(client, history, plan)
         begun = time.monotonic()
         killing = asyncio.create_task(killer.run())
 
         def go_on() -> bool:
-            in_time = time.monotonic() - begun < arguments.minutes * 60
+            in_time = time.monotonic() - begun < plan.minutes * 60
             return len(player.played) < len(talks) or (not killing.done() and in_time)
 
-        await play_all(player, talks, arguments.at_once, go_on)
+        await play_all(player, talks, plan.at_once, go_on)
         killing.cancel()
         try:
             await killing
         except asyncio.CancelledError:
-            stuck = f"{arguments.minutes:g} minutes have passed"
+            stuck = f"{plan.minutes:g} minutes have passed"
         except Stuck as error:
             stuck = str(error)
         wrong = await player.read_back()
@@ -194,7 +206,7 @@ async def experiment(url: str, talks: list[Talk], out: Path, arguments: argparse
         "passed": all(kept.values()),
         "kept": kept,
         "kills": {
-            "wanted": arguments.kills,
+            "wanted": plan.kills,
             "effective": killer.effective,
             "all": [asdict(kill) for kill in killer.kills],
         },
@@ -206,8 +218,8 @@ async def experiment(url: str, talks: list[Talk], out: Path, arguments: argparse
         "errors": player.tally.errors,
         "not whole": wrong,
         "checker": verdict.as_json(),
-        "seed": arguments.seed,
-        "agent": arguments.agent,
+        "seed": plan.seed,
+        "agent": plan.agent,
         "command": " ".join(["python -m loadtest.kill_hosts", *sys.argv[1:]]),
     }
 
@@ -215,11 +227,11 @@ async def experiment(url: str, talks: list[Talk], out: Path, arguments: argparse
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """The experiment on ``--url``, or on a deployment of its own."""
     talks = load(arguments.conversations)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    plan = Plan(arguments.kills, arguments.hosts, arguments.at_once, arguments.agent, arguments.minutes, arguments.seed)
     if arguments.url:
-        return await experiment(arguments.url, talks, arguments.out, arguments)
-    async with Stack.started(arguments.port, hosts=arguments.hosts, agent=arguments.agent) as stack:
-        return await experiment(stack.url, talks, arguments.out, arguments)
+        return await experiment(arguments.url, talks, arguments.out, plan)
+    async with started(arguments.port, arguments.hosts, arguments.agent) as stack:
+        return await experiment(stack.url, talks, arguments.out, plan)
 
 
 def main() -> int:
@@ -237,6 +249,7 @@ def main() -> int:
     arguments = parser.parse_args()
     verdict = asyncio.run(run(arguments))
     text = json.dumps(verdict, indent=2, ensure_ascii=False)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "verdict.json").write_text(text + "\n", encoding="utf-8")
     print(text)
     return 0 if verdict["passed"] else 1

@@ -1,5 +1,76 @@
+"""A deployment of the experiment's own: ``deploy/up --detach`` on its own port and in its own folder, surely ended.
+
+Only the command line of ``deploy/up`` and ``deploy/down`` and the ``state.json`` that they document are used.
+"""
+
 from __future__ import annotations
 
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+UP_S = 240.0
+DOWN_S = 60.0
+
+
+class NotUp(Exception):
+    """The deployment didn't start; the text is what ``deploy/up`` said."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
-    pass
+    """A deployment that runs. ``folder`` has its data and its logs."""
+
+    url: str
+    redis_url: str
+    folder: Path
+
+
+@asynccontextmanager
+async def started(port: int, hosts: int, agent: str, fsync: str = "always") -> AsyncIterator[Stack]:
+    """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start."""
+    folder = Path(tempfile.mkdtemp(prefix="rehydra-loadtest-"))
+    where = ["--port", str(port), "--data-dir", str(folder)]
+    options = ["--detach", "--replicas", str(hosts), "--agent", agent, "--fsync", fsync]
+    try:
+        print(f"starting {hosts} hosts on port {port} ...", flush=True)
+        code, said = await _call(["deploy/up", *where, *options], UP_S)
+        if code:
+            raise NotUp(f"deploy/up: exit code {code}\n{said}")
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        yield Stack(state["url"], state["redis_url"], folder)
+    finally:
+        # Shielded: Ctrl-C must not leave a deployment behind.
+        await asyncio.shield(_end(where, folder))
+
+
+async def _end(where: list[str], folder: Path) -> None:
+    code, said = await _call(["deploy/down", *where], DOWN_S)
+    if code:
+        print(f"deploy/down: exit code {code}\n{said}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _call(command: list[str], wait_s: float) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        str(ROOT / command[0]),
+        *command[1:],
+        cwd=ROOT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(wait_s):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        process.terminate()
+        await process.wait()
+        return 1, f"no end within {wait_s:g} s"
+    return process.returncode or 0, said.decode(errors="replace")

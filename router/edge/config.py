@@ -135,6 +135,8 @@ global
     nbthread {min(THREADS_MAX, os.cpu_count() or 1)}
     tune.bufsize {edge.buffer_bytes}
     hard-stop-after 30s
+    # Or two stacks that were given one port would share it, and each get half of the other's requests.
+    noreuseport
     stats socket {paths.socket} mode 600 level admin
     stats timeout 30s"""
 

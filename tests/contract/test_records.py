@@ -67,9 +67,17 @@ async def test_every_session_ever_stored_can_be_claimed_read_and_continued(
 
 
 def test_what_is_written_today_is_golden() -> None:
-    turns = [case for param in golden("turn") for case in param.values if f'"schema_version":{SCHEMA_VERSION},' in case["record"]]
+    turns = [
+        case
+        for param in golden("turn")
+        for case in param.values
+        if f'"schema_version":{SCHEMA_VERSION},' in case["record"]
+    ]
     members = [
-        case for param in golden("member") for case in param.values if f'"schema_version":{SCHEMA_VERSION},' in case["record"]
+        case
+        for param in golden("member")
+        for case in param.values
+        if f'"schema_version":{SCHEMA_VERSION},' in case["record"]
     ]
     assert turns
     assert members

@@ -215,9 +215,7 @@ def settings_with(**groups: dict[str, Any]) -> Settings:
 
 
 @asynccontextmanager
-async def serving(
-    host: SmallHost | None = None, grace_s: float = 1.0, **groups: dict[str, Any]
-) -> AsyncIterator[World]:
+async def serving(host: SmallHost | None = None, **groups: dict[str, Any]) -> AsyncIterator[World]:
     """A world that listens; ended with the block."""
     world = World(host or SmallHost(), settings_with(**groups))
     listener = Listener(Api(world), world.settings.http)
@@ -226,7 +224,7 @@ async def serving(
     try:
         yield world
     finally:
-        await listener.aclose(grace_s)
+        await listener.aclose(1)
         for task in list(world.host.tasks):
             task.cancel()
 

@@ -125,6 +125,7 @@ async def test_an_error_of_the_host_says_what_is_known_and_whether_to_come_back(
     document = problem(answer, status, code)
     assert document["outcome"] == outcome
     assert document["session_id"] == "s" == answer.header("x-session-id")
+    assert answer.header("x-served-by") == "slot-0"
     assert answer.header("retry-after") == retry_after
     assert answer.header("x-should-retry") == should_retry
     assert "bug" not in answer.body.decode()

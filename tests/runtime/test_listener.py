@@ -110,16 +110,12 @@ async def test_a_running_request_is_finished_before_the_end_and_new_connections_
         closing = asyncio.create_task(listener.aclose(5))
         await asyncio.sleep(0)
         with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", port_of_address(listener))
+            await asyncio.open_connection("127.0.0.1", port_of(listener))
         assert not closing.done()
         app.may.set()
         answer = await connection.answer()
         assert (answer.body, answer.header("connection")) == (b"ok", "close")
         await closing
-
-
-def port_of_address(listener: Listener) -> int:
-    return int(listener.address.rpartition(":")[2])
 
 
 async def test_an_idle_connection_doesnt_hold_up_the_end() -> None:
@@ -143,18 +139,24 @@ async def test_a_request_that_takes_too_long_is_cut_off_without_an_answer() -> N
 
 
 async def test_one_connection_too_many_is_told_so() -> None:
-    async with listening(App(), connections_max=2) as listener:
-        async with wire(port_of(listener)) as one, wire(port_of(listener)) as two:
-            assert await served(one)
-            assert await served(two)
-            async with wire(port_of(listener)) as three:
-                answer = await three.answer()
-                assert answer.status == 503
-                assert answer.header("content-type") == "application/problem+json"
-                assert answer.header("retry-after") == "1"
-                assert answer.json["outcome"] == "unknown"
-                assert await three.reader.read() == b""
-            assert await served(one)
+    async with listening(App(), connections_max=1) as listener, wire(port_of(listener)) as one:
+        assert await served(one)
+        async with wire(port_of(listener)) as two:
+            answer = await two.answer()
+            assert answer.status == 503
+            assert answer.header("content-type") == "application/problem+json"
+            assert answer.header("retry-after") == "1"
+            assert answer.json["outcome"] == "unknown"
+            assert await two.reader.read() == b""
+        assert await served(one)
+
+
+async def test_what_isnt_http_is_told_so() -> None:
+    async with listening(App()) as listener, wire(port_of(listener)) as connection:
+        await connection.send(b"hello there\r\n\r\n")
+        answer = await connection.answer()
+        assert (answer.status, answer.header("content-type")) == (400, "application/problem+json")
+        assert await connection.reader.read() == b""
 
 
 async def test_a_head_that_never_ends_is_cut_by_its_size() -> None:

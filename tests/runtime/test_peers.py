@@ -94,8 +94,12 @@ def whole(body: bytes, status: bytes = b"200 OK") -> bytes:
 
 
 def chunked(*chunks: bytes) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-served-by: theirs\r\ntransfer-encoding: chunked\r\n\r\n"
-    return head + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-served-by: theirs\r\n"
+    return (
+        head
+        + b"transfer-encoding: chunked\r\n\r\n"
+        + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    )
 
 
 REPLY = b'{"session_id":"s","turn_id":"k:k","turn_seq":4,"reply":"theirs","replayed":false}'

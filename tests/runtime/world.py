@@ -151,7 +151,14 @@ class World:
         ref = HostRef(name, f"slot-{len(self.hosts)}", f"{name}:1")
         self.views[name], self.wires[name] = View(self), Wire(self)
         self.hosts[name] = Host(
-            ref, store or self.store, self.agent, self.views[name], self.wires[name], self.settings, self._token, lambda: 7
+            ref,
+            store or self.store,
+            self.agent,
+            self.views[name],
+            self.wires[name],
+            self.settings,
+            self._token,
+            lambda: 7,
         )
         self.owner = self.owner or ref
         return self.hosts[name]

@@ -32,7 +32,7 @@ class World:
 
     def __init__(self, seed: int, chained: bool = True) -> None:
         self.random = random.Random(seed)
-        self.lines: Lines = [{"is": "start", "at": 0.0, "agent": "chained" if chained else "echo"}]
+        self.lines: Lines = [{"is": "start", "at": 0.0, "agent": "chained" if chained else "another"}]
         self.logs: dict[str, list[list[Any]]] = {}
         self.op = 0
         self.epoch = 1_000
@@ -286,12 +286,22 @@ def test_a_turn_that_was_sent_after_another_was_acknowledged_must_not_stand_befo
 
 def test_a_stream_whose_deltas_are_not_its_reply_is_an_altered_turn(tmp_path: Path) -> None:
     with History(tmp_path / "h.jsonl") as history:
-        history.start("echo")
+        history.start("paced")
         op = history.invoke_turn("s", "hello")
         history.ok_turn(op, "r:1", 1, "hello", "hel")
         op = history.invoke_read("s")
         history.ok_read(op, [(1, "r:1", "hello", "hello", 5)])
     assert check([tmp_path / "h.jsonl"]).violated == {"altered": 1}
+
+
+def test_an_echo_of_another_message_is_found(tmp_path: Path) -> None:
+    with History(tmp_path / "h.jsonl") as history:
+        history.start("paced")
+        op = history.invoke_turn("s", "hello")
+        history.ok_turn(op, "r:1", 1, "goodbye")
+        op = history.invoke_read("s")
+        history.ok_read(op, [(1, "r:1", "hello", "goodbye", 5)])
+    assert check([tmp_path / "h.jsonl"]).violated == {"answer": 1}
 
 
 def test_histories_of_several_clients_are_merged_by_time(tmp_path: Path) -> None:

@@ -33,9 +33,8 @@ def test_every_path_that_the_readme_names_exists() -> None:
 
 
 def test_every_setting_is_used_by_the_code() -> None:
-    code = "\n".join(
-        path.read_text() for room in ("actors", "router", "deploy") for path in (ROOT / room).rglob("*.py") if path.name != "settings.py"
-    )
+    files = [path for room in ("actors", "router", "deploy") for path in (ROOT / room).rglob("*.py")]
+    code = "\n".join(path.read_text() for path in files if path.name != "settings.py")
     settings = Settings.load()
     unused = [
         f"{group}.{name}"

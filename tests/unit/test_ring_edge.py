@@ -1,0 +1,92 @@
+"""What the edge makes of a table, without a HAProxy: the configuration's text, and the change that is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.errors import Misconfigured
+from actors.model import Member, Table
+from actors.settings import EdgeSettings, RingSettings, Settings
+from router.edge.admin import Admission, ServerState
+from router.edge.config import Paths, Server, render, server_of, shard_map
+from router.edge.sync import change_of
+from router.ring import EMPTY, Ring
+
+PATHS = Paths.of("/tmp/rehydra-edge-test")
+SETTINGS = Settings(ring=RingSettings(slots_max=4))  # type: ignore[call-arg]
+
+A = Server("slot-0", "10.0.0.1", 80, 9)
+B = Server("slot-1", "10.0.0.2", 80, 9)
+
+
+def state(server: Server, admission: Admission = Admission.READY, up: bool = True) -> ServerState:
+    return ServerState(server.slot, server.address, server.port, server.check_port, admission, up)
+
+
+def changes(
+    *states: ServerState, to: tuple[Server, ...], reborn: frozenset[str] = frozenset()
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    change = change_of({s.slot: s for s in states}, {s.slot: s for s in to}, reborn)
+    return tuple(s.slot for s in change.place), change.ready, change.drain, change.rest
+
+
+def test_nothing_is_changed_when_all_is_true() -> None:
+    assert not change_of({"slot-0": state(A), "slot-1": state(B, Admission.MAINT)}, {"slot-0": A}, frozenset())
+
+
+def test_a_newcomer_is_placed_and_made_ready() -> None:
+    assert changes(state(A), state(B, Admission.MAINT), to=(A, B)) == ((), ("slot-1",), (), ())
+    elsewhere = Server("slot-1", "10.0.0.9", 80, 9)
+    assert changes(state(A), state(B, Admission.MAINT), to=(A, elsewhere)) == (("slot-1",), ("slot-1",), (), ())
+
+
+def test_a_successor_at_the_same_address_is_trusted_anew() -> None:
+    assert changes(state(A, up=False), to=(A,), reborn=frozenset({"slot-0"})) == (("slot-0",), ("slot-0",), (), ())
+
+
+def test_a_host_that_left_is_drained_first_and_rests_once_it_is_down() -> None:
+    assert changes(state(A), state(B), to=(A,)) == ((), (), ("slot-1",), ())
+    assert changes(state(A), state(B, Admission.DRAIN), to=(A,)) == ((), (), (), ())
+    assert changes(state(A), state(B, Admission.DRAIN, up=False), to=(A,)) == ((), (), (), ("slot-1",))
+
+
+def test_a_slot_that_haproxy_does_not_have_is_no_error() -> None:
+    assert changes(state(A), to=(A, B)) == ((), (), (), ())
+
+
+def test_the_servers_it_starts_with_make_no_other_configuration_but_the_settings_do() -> None:
+    first = render(SETTINGS, PATHS).split("\n", 1)
+    second = render(SETTINGS, PATHS, [A]).split("\n", 1)
+    assert first[0] == second[0]
+    assert "server slot-0 10.0.0.1:80 port 9\n" in second[1]
+    assert second[1].count(" disabled\n") == 3
+    more = SETTINGS.model_copy(update={"ring": RingSettings(slots_max=5)})  # type: ignore[call-arg]
+    assert render(more, PATHS).split("\n", 1)[0] != first[0]
+
+
+def test_ipv6_addresses_are_written_in_brackets() -> None:
+    text = render(SETTINGS, PATHS, [server_of(Member("slot-2", "i", "[fd00::2]:8001", 9), "fd00::2")])
+    assert "server slot-2 [fd00::2]:8001 port 9\n" in text
+
+
+def test_the_timeouts_of_the_edge_are_longer_than_any_turn() -> None:
+    text = render(SETTINGS, PATHS)
+    seconds = int(text.split("timeout server ")[1].split("s", 1)[0])
+    assert seconds > max(SETTINGS.agent.deadline_s, SETTINGS.session.request_wait_s)
+
+
+def test_a_secret_or_a_folder_that_would_break_the_configuration_is_refused() -> None:
+    edge = EdgeSettings(secret="no) base64")  # type: ignore[call-arg, arg-type]
+    with pytest.raises(Misconfigured, match=r"edge\.secret"):
+        render(SETTINGS.model_copy(update={"edge": edge}), PATHS)
+    with pytest.raises(Misconfigured, match=r"edge\.run_dir"):
+        Paths.of("/tmp/with a space")
+    with pytest.raises(Misconfigured, match=r"edge\.run_dir"):
+        Paths.of("/tmp/" + "long/" * 30)
+
+
+def test_the_map_names_every_shard_of_a_ring_and_none_of_an_empty_one() -> None:
+    ring = Ring.of(Table(1, {"slot-2": Member("slot-2", "i", "a:1", 2)}))
+    assert list(shard_map(ring.slot_of_shard))[:2] == ["0 slot-2", "1 slot-2"]
+    assert len(list(shard_map(ring.slot_of_shard))) == 4096
+    assert list(shard_map(EMPTY.slot_of_shard)) == []
