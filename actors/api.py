@@ -12,8 +12,9 @@ import logging
 from typing import Any
 
 from actors.api_answers import problem_answer
-from actors.api_chat import ChatRoute, checked_metadata, parsed, picked, session_id_checked
+from actors.api_chat import ChatRoute, checked_metadata, parsed
 from actors.api_docs import documented
+from actors.api_headers import picked, session_id_checked
 from actors.asgi import ClientGone, Receive, Scope, Send, read_body, send_answer
 from actors.errors import BadRequest, MethodNotAllowed, Misdirected, RehydraError
 from actors.model import SessionKey, TurnRequest, fingerprint_of

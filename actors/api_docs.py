@@ -8,167 +8,36 @@ errors are problem documents, those that FastAPI finds included, and a wrong met
 
 import uuid
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from actors.api_answers import Answer, etag, json_answer, problem_answer
-from actors.api_chat import idempotency_key, picked
+from actors.api_headers import idempotency_key, picked
+from actors.api_models import (
+    CHAT_HEADERS,
+    ETAG,
+    IDEMPOTENCY_KEY,
+    SEQ_MAX,
+    SESSION_ID,
+    STREAM,
+    ChatReply,
+    ChatRequest,
+    Health,
+    Problem,
+    Ready,
+    RingView,
+    SessionView,
+    TurnsView,
+    answers,
+)
 from actors.errors import BadRequest, MethodNotAllowed, NotReady, PathUnknown, RehydraError
-from actors.model import SESSION_ID_PATTERN, SessionKey, Turn
+from actors.model import SessionKey, Turn
 from actors.service import Service
 from actors.stores.base import Turns
-
-SEQ_MAX = 10**15 - 1
-SESSION_ID = f"^{SESSION_ID_PATTERN.pattern}$"
-IDEMPOTENCY_KEY = r'^([!#-~][!-~]{0,254}|"[!#-\[\]-~]{1,255}")$'
-
-# --- what is said ---------------------------------------------------------------------------------------------------
-
-
-class ChatRequest(BaseModel):
-    """A message to a session."""
-
-    model_config = ConfigDict(strict=True)
-
-    message: str = Field(min_length=1, description="The message, at most `session.message_bytes_max` bytes of UTF-8.")
-    session_id: str | None = Field(None, pattern=SESSION_ID, description="The session; a new one without it.")
-    stream: bool | None = Field(None, description="Answer as server-sent events; without it `Accept` decides.")
-    metadata: dict[str, Any] | None = Field(None, description="Anything the agent should know; kept with the turn.")
-
-
-class ChatReply(BaseModel):
-    """A committed turn."""
-
-    session_id: str
-    turn_id: str = Field(description="`k:` and the Idempotency-Key, or `r:` and the request's own id.")
-    turn_seq: int = Field(ge=1, description="The turn's number in its session, from 1.")
-    reply: str
-    replayed: bool = Field(description="Whether an earlier request with this key had it committed already.")
-
-
-class SessionView(BaseModel):
-    """A session."""
-
-    session_id: str
-    turn_seq: int = Field(ge=0, description="Number of its last committed turn; 0 before the first.")
-    created_ms: int | None = Field(description="When its first turn was committed, milliseconds since 1970.")
-
-
-class TurnView(BaseModel):
-    """A committed turn as the log has it."""
-
-    turn_seq: int
-    turn_id: str
-    message: str
-    reply: str
-    metadata: dict[str, Any] | None
-    epoch: int
-    committed_ms: int
-
-
-class TurnsView(BaseModel):
-    """A page of turns. Go on with `after` = the last one's turn_seq until that is the session's."""
-
-    session_id: str
-    turn_seq: int = Field(description="Number of the session's last turn, whatever the page.")
-    turns: list[TurnView]
-
-
-class SlotView(BaseModel):
-    """Who holds a slot."""
-
-    host: str
-    address: str
-    weight: int
-
-
-class RingView(BaseModel):
-    """The ring as this host sees it."""
-
-    ring_version: int
-    slots: dict[str, SlotView]
-    host: str = Field(description="The host that answers.")
-    slot: str | None = Field(description="Its slot, if it has one.")
-
-
-class Health(BaseModel):
-    """The process runs; whether it can serve is what `/readyz` says."""
-
-    status: Literal["ok"]
-    host: str
-    stats: dict[str, Any]
-
-
-class Ready(BaseModel):
-    """Turns can be run here."""
-
-    status: Literal["ready"]
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    outcome: Literal["not_done", "unknown"] = Field(
-        description="`not_done`: the turn was not committed and won't be. `unknown`: ask again with the same key."
-    )
-
-
-# --- the parts of the documentation ---------------------------------------------------------------------------------
-
-_ETAG = {"description": "The session's turn_seq, in quotes.", "schema": {"type": "string"}}
-_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-_WHAT = {
-    304: "Nothing has changed since the tag that was sent.",
-    400: "The request is wrong; `detail` says how.",
-    404: "There is no such session.",
-    408: "The body took too long.",
-    409: "The store lost the end of the session.",
-    410: "The session was deleted.",
-    412: "The session has moved on; `turn_seq` and `ETag` say where it is.",
-    413: "The body or the message is too large.",
-    415: "Compressed bodies aren't accepted.",
-    422: "The Idempotency-Key belongs to another message.",
-    429: "Too many messages of the session are waiting.",
-    500: "The agent failed, or something inside.",
-    503: "Come back later.",
-    504: "The agent passed its deadline.",
-}
-
-
-def _answers(*statuses: int, **more: Any) -> dict[int | str, dict[str, Any]]:
-    answers: dict[int | str, dict[str, Any]] = {
-        status: {"description": _WHAT[status]} | ({} if status == 304 else {"content": _PROBLEM}) for status in statuses
-    }
-    return answers | {int(status.removeprefix("s")): answer for status, answer in more.items()}
-
-
-_STREAM = {
-    "text/event-stream": {
-        "schema": {
-            "type": "string",
-            "description": "`turn`, `delta`..., then `done` (the same fields as the JSON) or `error` (a problem). "
-            "A further `turn` voids what came before it. Ids are `<epoch>-<n>`.",
-        }
-    }
-}
-_CHAT_HEADERS = {
-    "ETag": _ETAG,
-    "X-Session-Id": {"schema": {"type": "string"}},
-    "X-Served-By": {"description": "The slot whose host answered.", "schema": {"type": "string"}},
-    "X-Session-State": {"schema": {"enum": ["new", "resident", "rehydrated"]}},
-    "Idempotent-Replayed": {"schema": {"const": "true"}},
-}
 
 SessionId = Annotated[str, Path(pattern=SESSION_ID, description="The session's id.")]
 Key = Annotated[
@@ -199,9 +68,9 @@ def _add_chat(app: FastAPI) -> None:
         "/chat",
         tags=["chat"],
         response_model=ChatReply,
-        responses=_answers(
+        responses=answers(
             *(400, 408, 409, 410, 412, 413, 415, 422, 429, 500, 503, 504),
-            s200={"description": "The committed turn.", "content": _STREAM, "headers": _CHAT_HEADERS},
+            s200={"description": "The committed turn.", "content": STREAM, "headers": CHAT_HEADERS},
         ),
     )
     async def chat(
@@ -222,7 +91,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         "/sessions/{session_id}",
         tags=["sessions"],
         response_model=SessionView,
-        responses=_answers(304, 400, 404, 410, 503, s200={"headers": {"ETag": _ETAG}}),
+        responses=answers(304, 400, 404, 410, 503, s200={"headers": {"ETag": ETAG}}),
     )
     async def session(
         request: Request, session_id: SessionId, if_none_match: Annotated[str | None, Header()] = None
@@ -239,7 +108,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         "/sessions/{session_id}/turns",
         tags=["sessions"],
         response_model=TurnsView,
-        responses=_answers(304, 400, 404, 410, 503, s200={"headers": {"ETag": _ETAG}}),
+        responses=answers(304, 400, 404, 410, 503, s200={"headers": {"ETag": ETAG}}),
     )
     async def turns(
         request: Request,
@@ -259,7 +128,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         tags=["sessions"],
         status_code=204,
         response_class=Response,
-        responses=_answers(400, 404, 503),
+        responses=answers(400, 404, 503),
     )
     async def delete(request: Request, session_id: SessionId, idempotency_key: Key = None) -> Response:
         """Delete a session, its turns and its state. It answers 410 afterwards, and a repeat of this 204."""
@@ -286,7 +155,7 @@ def _add_views(app: FastAPI, service: Service) -> None:
         health = {"status": "ok", "host": service.host.ref.incarnation, "stats": service.host.stats()}
         return _response(json_answer(200, health))
 
-    @app.get("/readyz", tags=["health"], response_model=Ready, responses=_answers(503))
+    @app.get("/readyz", tags=["health"], response_model=Ready, responses=answers(503))
     async def readyz() -> Response:
         """Turns can be run here."""
         if reasons := await service.not_ready():
@@ -386,9 +255,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             schemas.pop(name, None)
         schemas["Problem"] = Problem.model_json_schema()
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            answers = operation["responses"]
-            if "HTTPValidationError" in str(answers.get("422")):
-                del answers["422"]
+            told = operation["responses"]
+            if "HTTPValidationError" in str(told.get("422")):
+                del told["422"]
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -160,8 +160,11 @@ class Host:
             if news and not (ticket.activation.entitled or isinstance(ticket.end, Done)):
                 # A host that was frozen says nothing until it knows that it still holds the lease (I8). The answer
                 # may be old by the time it is here: look again.
-                if not await ticket.activation.may_speak() and ticket.end is None:
-                    await ticket.changed()
+                if not await ticket.activation.may_speak():
+                    if isinstance(ticket.end, RehydraError):
+                        break  # What is left unsaid came to nothing; without this the loop would never wait again.
+                    if ticket.end is None:
+                        await ticket.changed()
             elif news and not announced:
                 announced = True
                 await requester.turn(ticket.request.turn_id, ticket.epoch)

@@ -101,7 +101,6 @@ class EdgeSettings(Group):
 
 class LogSettings(Group):
     level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is written.")
-    message_text: bool = Field(False, description="Whether messages and replies may appear in logs.")
 
 
 class Settings(BaseSettings):

@@ -17,8 +17,9 @@ from ray import serve
 
 from actors.replica import SessionHost, end_s
 from actors.settings import Settings
+from actors.stores import open_membership
 from deploy.config import load
-from router.edge import Edge
+from router.edge.deployment import EdgeReplica
 from router.routing import HostView
 
 HOSTS = 3
@@ -42,11 +43,11 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     groups = dict(args)
     hosts = int(groups.pop("hosts", HOSTS))
     settings = load(groups)
-    edge = _deployment(Edge, settings, num_replicas=1)
+    edge = _deployment(EdgeReplica, settings, name="Edge", num_replicas=1)
     ingress = _deployment(serve.ingress()(SessionHost), settings, name="SessionHost", num_replicas=hosts)
     if settings.edge.kind == "serve":
         return ingress.bind(settings, HostView)
-    return ingress.bind(settings, HostView, edge.bind(settings))
+    return ingress.bind(settings, HostView, edge.bind(settings, open_membership))
 
 
 def _deployment(target: Any, settings: Settings, **options: Any) -> Any:

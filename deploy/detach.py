@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from deploy.processes import MARK
 LOOK_S = 0.1
 
 
-def follow(folder: Folder, arguments: list[str], environment: dict[str, str]) -> int:
+def follow(folder: Folder, arguments: list[str]) -> int:
     """Start ``deploy.stack`` with ``arguments``, show its lines until it is ready or ends; returns the exit code."""
     with open(folder.log, "wb") as log, open(folder.log, "rb") as lines:
         child = subprocess.Popen(
@@ -21,7 +22,7 @@ def follow(folder: Folder, arguments: list[str], environment: dict[str, str]) ->
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**environment, MARK: folder.mark},
+            env={**os.environ, MARK: folder.mark},
             start_new_session=True,
         )
         while True:

@@ -65,6 +65,12 @@ class Folder:
             return False
         return True
 
+    def unlock(self) -> None:
+        """Give the folder to whoever asks next."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     # --- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:

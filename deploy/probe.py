@@ -14,8 +14,8 @@ _TURN_S = 30.0
 def ring_size(host: str, port: int) -> int:
     """How many hosts the ring has, as told through the edge; 0 while nobody answers."""
     status, answer = _ask(host, port, "GET", "/ring", None, _ANSWER_S)
-    members = answer.get("members") if status == 200 else None
-    return len(members) if isinstance(members, (list, dict)) else 0
+    slots = answer.get("slots") if status == 200 else None
+    return len(slots) if isinstance(slots, dict) else 0
 
 
 def first_turn(host: str, port: int) -> bool:

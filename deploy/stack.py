@@ -1,4 +1,4 @@
-"""``python -m deploy.stack``, which is ``deploy/up``: everything on this machine, from nothing to a first turn, and back.
+"""``python -m deploy.stack``, which is ``deploy/up``: everything on this machine, from nothing to a first turn.
 
 One process, the supervisor, with two children: Valkey (unless REDIS_URL names a Redis) and ``deploy.cluster``, below
 which Ray has all the rest. A Valkey that dies is started again; a cluster that dies ends the stack. What the supervisor
@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 
 from deploy import processes
+from deploy.detach import follow
 from deploy.environment import environment, shown_url
 from deploy.folder import ROOT, Folder, NotPossible
 from deploy.options import Options, parse
@@ -50,7 +51,7 @@ class Stack:
         self._cluster: subprocess.Popen[bytes] | None = None
         self._reports: asyncio.Queue[dict[str, object]] = asyncio.Queue()
         self._stop = asyncio.Event()
-        self._impatient = False
+        self._impatient = asyncio.Event()
         self._restarts = 0
 
     def say(self, text: str) -> None:
@@ -59,7 +60,8 @@ class Stack:
 
     def ask_to_stop(self) -> None:
         """Ctrl-C or SIGTERM. The second one no longer waits for hosts to leave."""
-        self._impatient = self._stop.is_set()
+        if self._stop.is_set():
+            self._impatient.set()
         self._stop.set()
 
     # --- up ---------------------------------------------------------------------------------------------------------
@@ -70,9 +72,7 @@ class Stack:
         self._folder.tell(phase="starting", **self._identity())
         env = environment(self._options, self._folder)
         if "REDIS_URL" not in os.environ:
-            self._valkey = Valkey(
-                self._folder.path / "redis", free_port(self._options.port), self._options.fsync, env
-            )
+            self._valkey = Valkey(self._folder.path / "redis", free_port(self._options.port), self._options.fsync, env)
             env["REHYDRA_STORE__URL"] = self._valkey.url
             self._valkey.start()
             await self._until("Redis", self._redis_answers)
@@ -91,13 +91,16 @@ class Stack:
         redis_url = self._valkey.url if self._valkey else os.environ["REDIS_URL"]
         folder.tell(phase="ready", url=url, redis_url=shown_url(redis_url), **self._identity())
         self.say(f"Rehydra is up: {url}\n")
-        print(f"""Say something, and say it again after killing a host:
+        print(
+            f"""Say something, and say it again after killing a host:
 
   curl -s {url}/chat -H 'content-type: application/json' \\
     -d '{{"session_id": "ann", "message": "My name is Ann."}}'
 
 API {url}/docs   hosts {url}/ring   logs {folder.path}
-Redis {shown_url(redis_url)}   stop: {"" if options.detach else "Ctrl-C or "}{self._down_command()}""", flush=True)
+Redis {shown_url(redis_url)}   stop: {"" if options.detach else "Ctrl-C or "}{self._down_command()}""",
+            flush=True,
+        )
 
     def _down_command(self) -> str:
         """What a person types to end this very stack."""
@@ -119,7 +122,12 @@ Redis {shown_url(redis_url)}   stop: {"" if options.detach else "Ctrl-C or "}{se
 
     def _start_cluster(self, env: dict[str, str]) -> None:
         command = [sys.executable, "-m", "deploy.cluster", "--hosts", str(self._options.hosts)]
-        command += ["--temp-dir", str(self._folder.short / "ray"), "--dashboard-port", str(self._options.dashboard_port)]
+        command += [
+            "--temp-dir",
+            str(self._folder.short / "ray"),
+            "--dashboard-port",
+            str(self._options.dashboard_port),
+        ]
         reading, writing = os.pipe()
         with open(self._folder.path / "cluster.log", "wb") as log:
             self._cluster = subprocess.Popen(
@@ -212,10 +220,7 @@ Redis {shown_url(redis_url)}   stop: {"" if options.detach else "Ctrl-C or "}{se
         """End all of it; returns when nothing is left."""
         everything = processes.marked(self._folder.mark)
         if self._cluster is not None and self._cluster.poll() is None:
-            self._cluster.terminate()
-            deadline = time.monotonic() + LEAVE_S
-            while self._cluster.poll() is None and not self._impatient and time.monotonic() < deadline:
-                await asyncio.sleep(0.05)
+            await self._let_leave(self._cluster)
         if self._valkey is not None:
             # Its own children first: whoever is left must not write into a Redis that is leaving.
             mine = {found for found in everything if self._valkey.process and found.pid == self._valkey.process.pid}
@@ -225,6 +230,27 @@ Redis {shown_url(redis_url)}   stop: {"" if options.detach else "Ctrl-C or "}{se
         if self._cluster is not None:
             self._cluster.wait()
         self._folder.forget()
+
+    async def _let_leave(self, cluster: subprocess.Popen[bytes]) -> None:
+        """Have Serve end the hosts in good order; a limit ends the waiting, and so does an impatient person."""
+        cluster.terminate()
+        waiting = {
+            asyncio.create_task(asyncio.to_thread(_gone_within, cluster, LEAVE_S)),
+            asyncio.create_task(self._impatient.wait()),
+        }
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if cluster.poll() is None:
+            cluster.kill()
+        self._impatient.set()
+        await asyncio.wait(waiting)
+
+
+def _gone_within(child: subprocess.Popen[bytes], wait_s: float) -> bool:
+    try:
+        child.wait(wait_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _lines(rest: bytearray) -> Iterator[bytes]:
@@ -282,6 +308,9 @@ def main() -> int:
     except NotPossible as problem:
         print(f"deploy/up: {problem}", file=sys.stderr)
         return 2
+    if options.detach and os.environ.get(processes.MARK) != folder.mark:
+        folder.unlock()
+        return follow(folder, sys.argv[1:])
     return asyncio.run(live(options, folder))
 
 

@@ -21,14 +21,19 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
     if scheme in ("redis", "rediss", "unix"):
         # Imported here, so that whoever only needs the contract doesn't load the client.
         from actors.stores.redis import RedisStore  # noqa: PLC0415
-        from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
 
-        store = await RedisStore.open(settings)
-        # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
-        return store, RedisMembership.connect(settings.store, settings.ring.beat_interval_s)
+        return await RedisStore.open(settings), open_membership(settings)
     raise Misconfigured(
         f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix:// and memory:// work."
     )
+
+
+def open_membership(settings: Settings) -> MembershipStore:
+    """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use."""
+    from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
+
+    # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
+    return RedisMembership.connect(settings.store, settings.ring.beat_interval_s)
 
 
 def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from actors.errors import StoreUnavailable
 from actors.settings import StoreSettings
@@ -34,7 +34,8 @@ from actors.stores.scripts import Argument, Call, Script
 
 A = TypeVar("A")
 LANES: Final = 2
-"""Pipelines in flight per host. Measured: see DECISIONS.md."""
+"""Pipelines in flight per host. Measured on 2 cores with 64 sessions, 1, 2 and 4 lanes: 34,000, 34,000
+and 43,000 commits/s (everysec); with 2 a long answer to a claim leaves a lane for commits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -161,7 +162,7 @@ class Pipelines:
                     await _load(connection, {waiting.call.script for waiting in unknown})
                     for waiting in await _round(connection, unknown):
                         _fail(waiting, StoreUnavailable("The checkpoint store forgets its scripts at once."))
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # Whatever it is: the lane goes on with the next pipeline, on a new connection.
             await connection.disconnect(nowait=True)
             unavailable = as_store_error(error)
             for waiting in batch:

@@ -85,6 +85,17 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
         server.stop()
 
 
+@pytest_asyncio.fixture
+async def own_lab(own_server: Server) -> AsyncIterator[RedisLab]:
+    """A lab on a server that this test may break. Calls time out after 0.5 s."""
+    lab = RedisLab(own_server.kind, own_server.url)
+    lab.settings = lab.settings.model_copy(update={"timeout_s": 0.5})
+    try:
+        yield lab
+    finally:
+        await lab.aclose()
+
+
 @pytest.fixture
 def store(lab: Lab) -> SessionStore:
     return lab.store()

@@ -273,6 +273,12 @@ class Talk:
         answer = await self.store.read(self.key, 0, 10_000)
         return [turn.turn_id for turn in getattr(answer, "turns", ())]
 
+    async def until_stored(self, *turn_ids: str) -> None:
+        """Wait until the log is this."""
+        async with asyncio.timeout(5):
+            while await self.stored() != list(turn_ids):  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(0.01)
+
 
 async def begin(store: SessionStore, *turn_ids: str, host: HostRef = ANNA, key: SessionKey | None = None) -> Talk:
     """A claimed session with these turns."""

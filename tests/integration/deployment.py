@@ -124,10 +124,22 @@ class Deployment:
         self.hosts.append(host)
         return host
 
+    async def replace_the_dead(self) -> None:
+        """For ever: start a host for each that ends, as Ray Serve would. Run it as a task and cancel it."""
+        while True:
+            ends = [asyncio.ensure_future(host.process.wait()) for host in self.hosts[-self._count :]]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+            alive = [host for host in self.hosts if host.process.returncode is None]
+            self.hosts = [host for host in self.hosts if host.process.returncode is not None] + alive
+            for _ in range(self._count - len(alive)):
+                await self.start_host()
+
     async def settled(self, hosts: int) -> None:
         """Return once the edge reaches ``hosts`` hosts, and all of them say the same of the ring."""
         async with asyncio.timeout(SETTLE_S):
-            while not await self._agreed(hosts):
+            while not await self._agreed(hosts):  # noqa: ASYNC110 - it happens in other processes
                 await asyncio.sleep(LOOK_S)
 
     async def _agreed(self, hosts: int) -> bool:

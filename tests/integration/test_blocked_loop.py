@@ -15,7 +15,7 @@ BLOCK_S = 10.0
 async def delta_of(client: Client, session: str) -> None:
     """Return once a stream of this session has brought its first delta."""
     async with asyncio.timeout(10):
-        while not any(running.session == session and running.delta_at for running in client.running.values()):
+        while session not in {running.session for running in client.running.values() if running.delta_at}:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
 
 
@@ -29,8 +29,8 @@ async def test_a_blocked_event_loop_causes_no_takeover_and_loses_no_stream() -> 
 
         slow = asyncio.create_task(client.chat(other, "stream", streams=True, metadata={"over_s": 2}))
         await delta_of(client, other)
-        started = loop.time()
-        culprit = asyncio.create_task(client.chat(blocked, "block", streams=True, metadata={"block_s": BLOCK_S}))
+        started, block = loop.time(), {"over_s": 0.3, "block_s": BLOCK_S}
+        culprit = asyncio.create_task(client.chat(blocked, "block", streams=True, metadata=block))
         await delta_of(client, blocked)
         # These come while nothing runs on that host: by the edge, and by a host that could take over if it thought so.
         stranger = Client(deployment.host_in("slot-1").url)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from actors.api import Api
-from actors.api_docs import ChatReply, ChatRequest, Problem, SessionView, TurnsView
+from actors.api_models import ChatReply, ChatRequest, Problem, SessionView, TurnsView
 from actors.model import HostRef, Member, Table, fingerprint_of
 from actors.settings import Settings
 from tests.runtime.api_world import Raw, SmallHost, World, ask, chat, serving

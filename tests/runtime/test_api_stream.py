@@ -14,7 +14,7 @@ from actors.agents.echo import paced
 from actors.errors import AgentFailed, MailboxFull
 from actors.model import Turn, TurnRequest
 from actors.ports import Done, Requester, Residence
-from actors.sse import PING, WAITING_BYTES_MAX, StreamRequester
+from actors.sse import PING, WAITING_BYTES_MAX, StreamRequester, frame
 from tests.runtime.api_world import SmallHost, World, chat, events, request_bytes, serving, wire
 
 STREAM: dict[str, Any] = {"message": "one two three", "session_id": "s", "stream": True}
@@ -239,6 +239,17 @@ async def test_a_turn_that_another_attempt_committed_voids_what_was_streamed(
     told = events(taker.body)
     assert [event for event, _, _ in told].count("turn") == 2
     assert told[-1][1].startswith(f"{committed_epoch}-")
+
+
+async def test_another_hosts_frames_are_voided_even_by_the_attempt_that_streamed_before_them() -> None:
+    taker = Taker()
+    requester = requester_to(taker)
+    await requester.turn("k:k", 1)
+    await requester.delta("ab")
+    await requester.relay_frames(frame(b"turn", "2-1", b"{}") + frame(b"delta", "2-2", b'{"text":"x"}'), [])
+    await requester.finish(done("ab", 1))
+    await requester.write()
+    assert texts(taker.body) == "ab"
 
 
 async def test_a_final_answer_is_given_once() -> None:

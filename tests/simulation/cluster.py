@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import random
+from collections.abc import Callable
 from typing import Any
 
 from actors.model import SessionKey
@@ -44,13 +45,13 @@ SETTINGS = Settings(
 class Cluster:
     """Made for one run, and run once."""
 
-    def __init__(self, seed: int, backend: Backend | None = None) -> None:
+    def __init__(self, seed: int, backend: Callable[[Cluster], Backend] | None = None) -> None:
         self.seed = seed
         self.plan = Plan(seed)
         self.settings = SETTINGS
         self.loop = SimLoop(random.Random(f"{seed}/loop"))
         self.history = History(self.loop.time)
-        self.backend: Backend = backend or MemoryBackend(self.loop)
+        self.backend: Backend = backend(self) if backend is not None else MemoryBackend(self.loop)
         self.store = StoreWorld(
             self.loop, random.Random(f"{seed}/store"), self.history, self.backend, self.settings.store.timeout_s
         )
@@ -113,6 +114,7 @@ class Cluster:
         except LoopStuck as stuck:
             self.history.add(Problem("loop", str(stuck)))
         finally:
+            self.backend.close()
             root.removeHandler(watch)
             root.propagate = propagate
             for failure in self.loop.failures:
