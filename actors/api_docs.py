@@ -35,7 +35,7 @@ from actors.api_models import (
     answers,
 )
 from actors.errors import BadRequest, MethodNotAllowed, NotReady, PathUnknown, RehydraError
-from actors.model import SessionKey, Turn
+from actors.model import SessionKey, Turn, pid_of
 from actors.service import Service
 from actors.stores.base import Turns
 
@@ -143,7 +143,12 @@ def _add_views(app: FastAPI, service: Service) -> None:
         """Who holds which slot, as the host that answers sees it."""
         table, me = service.table, service.host.ref
         slots = {
-            member.slot: {"host": member.incarnation, "address": member.address, "weight": member.weight}
+            member.slot: {
+                "host": member.incarnation,
+                "pid": pid_of(member.incarnation),
+                "address": member.address,
+                "weight": member.weight,
+            }
             for member in table.members.values()
         }
         view = {"ring_version": table.ring_version, "slots": slots, "host": me.incarnation, "slot": me.slot or None}

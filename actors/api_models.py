@@ -69,7 +69,8 @@ class TurnsView(BaseModel):
 class SlotView(BaseModel):
     """Who holds a slot."""
 
-    host: str
+    host: str = Field(description="This life of the host: its process id on its machine, then random digits.")
+    pid: int | None = Field(description="Its process id on its machine, where the name says it.")
     address: str
     weight: int
 

@@ -49,6 +49,17 @@ class HostRef:
     address: str
 
 
+def incarnation_of(pid: int, digits: str) -> str:
+    """The name of one life of a host. It begins with the pid for people, who see it in GET /ring."""
+    return f"{pid}-{digits}"
+
+
+def pid_of(incarnation: str) -> int | None:
+    """The process id in that name; None if it was named otherwise."""
+    pid, dash, _ = incarnation.partition("-")
+    return int(pid) if dash and pid.isascii() and pid.isdigit() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One committed turn: what the log keeps and every reader sees. ``turn_seq`` counts from 1."""

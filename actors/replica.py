@@ -29,7 +29,7 @@ from actors.beats import Beats, Policy
 from actors.errors import RehydraError
 from actors.host import Host
 from actors.listener import Listener
-from actors.model import HostRef, HostState, Table
+from actors.model import HostRef, HostState, Table, incarnation_of
 from actors.peers import HttpPeers
 from actors.ports import Placement
 from actors.settings import RingSettings, Settings
@@ -80,8 +80,7 @@ class HostLife:
         agent = load_agent(settings.agent.path)
         self._store, membership = await open_store(settings)
         self._listener = Listener(self.app, settings.http, own_address())
-        # The pid is for people: GET /ring shows whom to look for, or to kill.
-        ref = HostRef(f"{os.getpid()}-{secrets.token_hex(6)}", "", self._listener.bind())
+        ref = HostRef(incarnation_of(os.getpid(), secrets.token_hex(6)), "", self._listener.bind())
         self.view = self._make_view(ref, settings.ring, time.monotonic)
         self._threads = ThreadPoolExecutor(settings.agent.threads_max, "rehydra-agent")
         self._peers = HttpPeers(settings)

@@ -60,8 +60,8 @@ class Activation:
     """One session in memory, from claim to GONE."""
 
     __slots__ = (
-        "_home", "_index", "_poisoned", "_standing", "_unanswered_fresh", "batch_until", "key", "last_used", "mailbox",
-        "phase", "reason", "running", "size_bytes", "state", "takeovers", "task", "turns",
+        "_home", "_index", "_poisoned", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key", "last_used",
+        "mailbox", "phase", "reason", "running", "size_bytes", "state", "takeovers", "task", "turns",
     )  # fmt: skip
 
     def __init__(self, home: Home, key: SessionKey) -> None:
@@ -83,12 +83,16 @@ class Activation:
         self._index: dict[str, int] = {}
         self._poisoned: str | None = None
         self._unanswered_fresh = True
+        self._tombstone = False
+        """The session was deleted through this host."""
 
     # --- arrivals: synchronous, called from any task ---------------------------------------------------------------
 
     def submit(self, request: TurnRequest) -> Ticket | Done | RehydraError:
         """Queue the request, attach it to its turn, or answer it at once: known turn id, mismatch, full."""
         assert self.phase in (Phase.ACTIVATING, Phase.READY), self.phase
+        if self._tombstone:
+            return SessionDeleted()
         if (known := self._known(request)) is not None:
             return known
         ticket = self._pending(request.turn_id)
@@ -391,8 +395,10 @@ class Activation:
     def deleted(self) -> None:
         """The session was deleted through this host: nothing in memory may be answered from any more.
 
-        While the task exists it finds out by itself, at the commit or the check that ends every turn.
+        While the task exists it finds out by itself, at the commit or the check that ends every turn; until then
+        new arrivals get the news, not what memory still holds.
         """
+        self._tombstone = True
         if self.idle:
             self._drop(Reason.DELETED, SessionDeleted())
 

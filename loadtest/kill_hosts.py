@@ -172,28 +172,13 @@ async def _gone(pid: int) -> bool:
 
 
 async def experiment(url: str, talks: list[Talk], out: Path, plan: Plan) -> dict[str, Any]:
-    """Play, kill, read back and judge, against a deployment that runs."""
-    path, stuck = out / "history.jsonl", ""
+    """Play, kill, read back and judge, against a deployment that runs. The verdict; ``passed`` is the word of it."""
+    path, begun = out / "history.jsonl", time.monotonic()
     with History(path) as history:
         history.start(plan.agent.rpartition(":")[2], seed=plan.seed, kills=plan.kills)
         client = Client(url)
-        player = Player(client, history, plan.seed)
-        killer = Killer(client, history, plan)
-        begun = time.monotonic()
-        killing = asyncio.create_task(killer.run())
-
-        def go_on() -> bool:
-            in_time = time.monotonic() - begun < plan.minutes * 60
-            return len(player.played) < len(talks) or (not killing.done() and in_time)
-
-        await play_all(player, talks, plan.at_once, go_on)
-        killing.cancel()
-        try:
-            await killing
-        except asyncio.CancelledError:
-            stuck = f"{plan.minutes:g} minutes have passed"
-        except Stuck as error:
-            stuck = str(error)
+        player, killer = Player(client, history, plan.seed), Killer(client, history, plan)
+        stuck = await _play_and_kill(player, killer, talks, plan)
         wrong = await player.read_back()
     verdict = check([path])
     kept = {
@@ -205,11 +190,7 @@ async def experiment(url: str, talks: list[Talk], out: Path, plan: Plan) -> dict
     return {
         "passed": all(kept.values()),
         "kept": kept,
-        "kills": {
-            "wanted": plan.kills,
-            "effective": killer.effective,
-            "all": [asdict(kill) for kill in killer.kills],
-        },
+        "kills": {"effective": killer.effective, "all": [asdict(kill) for kill in killer.kills]},
         "conversations": len(player.played),
         "counts": dict(player.tally.counts),
         "felt_s": player.tally.felt(),
@@ -218,10 +199,28 @@ async def experiment(url: str, talks: list[Talk], out: Path, plan: Plan) -> dict
         "errors": player.tally.errors,
         "not whole": wrong,
         "checker": verdict.as_json(),
-        "seed": plan.seed,
-        "agent": plan.agent,
+        "plan": asdict(plan),
         "command": " ".join(["python -m loadtest.kill_hosts", *sys.argv[1:]]),
     }
+
+
+async def _play_and_kill(player: Player, killer: Killer, talks: list[Talk], plan: Plan) -> str:
+    """All talks at least once, and until the killer has done its work. Why it couldn't, or ``""``."""
+    begun, killing = time.monotonic(), asyncio.create_task(killer.run())
+
+    def go_on() -> bool:
+        in_time = time.monotonic() - begun < plan.minutes * 60
+        return len(player.played) < len(talks) or (in_time and not killing.done())
+
+    await play_all(player, talks, plan.at_once, go_on)
+    killing.cancel()
+    try:
+        await killing
+    except asyncio.CancelledError:
+        return f"{plan.minutes:g} minutes have passed"
+    except Stuck as error:
+        return str(error)
+    return ""
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:

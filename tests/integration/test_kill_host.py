@@ -17,7 +17,7 @@ from tests.integration.deployment import Deployment
 async def test_conversations_survive_the_sigkill_of_their_hosts_whole_in_order_and_without_errors(
     agent: str, tmp_path: Path
 ) -> None:
-    plan = Plan(kills=3, hosts=3, at_once=16, agent=agent, minutes=1.5, seed=1)
+    plan = Plan(kills=2, hosts=3, at_once=16, agent=agent, minutes=1.5, seed=1)
     async with Deployment(agent, hosts=3) as deployment:
         replacing = asyncio.create_task(deployment.replace_the_dead())
         try:

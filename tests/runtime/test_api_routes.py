@@ -93,10 +93,10 @@ async def test_a_deleted_session_is_gone_and_a_repeat_says_the_same(world: World
 
 
 async def test_the_ring_is_told_as_this_host_sees_it(world: World) -> None:
-    world.table = Table(12, {"slot-0": Member("slot-0", "inc-1", "10.0.0.1:99", 1, weight=2)})
+    world.table = Table(12, {"slot-0": Member("slot-0", "4711-abc", "10.0.0.1:99", 1, weight=2)})
     assert (await ask(world, "GET", "/ring")).json == {
         "ring_version": 12,
-        "slots": {"slot-0": {"host": "inc-1", "address": "10.0.0.1:99", "weight": 2}},
+        "slots": {"slot-0": {"host": "4711-abc", "pid": 4711, "address": "10.0.0.1:99", "weight": 2}},
         "host": "inc-1",
         "slot": "slot-0",
     }

@@ -323,6 +323,7 @@ def check_i7_the_ring_is_a_hint(facts: Facts) -> None:
 
 
 def check_i8_fenced_means_silent(facts: Facts) -> None:
+    durable = {(each.key, each.turn.turn_id, each.epoch): each.seq for each in facts.accepted}
     committed_by = {min(runs_named_in(each.turn.reply), default=0): each.seq for each in facts.accepted}
     for said in facts.said:
         if said.what == "delta":
@@ -332,7 +333,8 @@ def check_i8_fenced_means_silent(facts: Facts) -> None:
                     _silent(facts, said, facts.grant_before(said.key, said.process, run.start.seq))
         elif said.what == "turn":
             grant = facts.grant_before(said.key, said.process, said.seq)
-            if grant is not None and grant.epoch == said.epoch:
+            told = (said.key, said.turn_id, said.epoch)
+            if grant is not None and grant.epoch == said.epoch and not durable.get(told, said.seq + 1) <= said.seq:
                 _silent(facts, said, grant)
 
 
@@ -399,7 +401,7 @@ def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) ->
         elif not any(
             other is not op and (other.end is None or other.end.seq > answered) and other.start.seq < accepted.seq
             for other in attempts
-        ):
+        ) and not facts.haunted(op.start.key, op.start.turn_id):
             text = f"{op.start.turn_id} was called not done ({problem}) at {answered}, and is done without being asked again"
             facts.report("I10", accepted.seq, text)
 

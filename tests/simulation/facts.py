@@ -103,6 +103,7 @@ class Facts:
         self.runs: dict[int, Run] = {}
         self.said: list[h.Said] = []
         self.arrived: list[h.Arrived] = []
+        self.ghosts: set[tuple[SessionKey, str]] = set()
         self.passed_on: set[tuple[str, SessionKey, str]] = set()
         self.told: dict[tuple[str, SessionKey], list[h.Told]] = defaultdict(list)
         self.processes: dict[str, list[h.Process]] = defaultdict(list)
@@ -137,6 +138,10 @@ class Facts:
 
     def restored_between(self, first: int, second: int) -> bool:
         return any(first < seq < second for seq in self.restores)
+
+    def haunted(self, key: SessionKey, turn_id: str) -> bool:
+        """Whether the network has made a duplicate of that request: an attempt that nobody can answer for."""
+        return (key, turn_id) in self.ghosts
 
     def died(self, process: str) -> int:
         """The event of its death; 0 if it lives."""
@@ -209,6 +214,8 @@ class Facts:
 
     def _arrived(self, event: h.Arrived) -> None:
         self.arrived.append(event)
+        if event.via == "ghost":
+            self.ghosts.add((event.key, event.turn_id))
 
     def _passedon(self, event: h.PassedOn) -> None:
         self.passed_on.add((event.process, event.key, event.turn_id))

@@ -86,7 +86,10 @@ class RunEnded(Event):
 
 @dataclass(slots=True)
 class Arrived(Event):
-    """A request reached a host's ``chat`` (``via`` edge or peer), or came in a hand-off (``via`` batch)."""
+    """A request reached a host's ``chat`` (``via`` edge, peer or ghost), or came in a hand-off (``via`` batch).
+
+    A ghost is a duplicate that the network made: nobody waits for its answer.
+    """
 
     process: str
     key: SessionKey

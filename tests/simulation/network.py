@@ -40,6 +40,8 @@ class Exchange:
         self.closed = False
         self.mute_after = -1
         """Events after which the answer is lost with its connection; -1 = never."""
+        self.ghost = False
+        """A duplicate that the network made."""
         self._last_at = 0.0
         self.sent = 0
 
@@ -167,6 +169,7 @@ class Network:
         if rng.random() < dice.duplicate:
             # A client library sent it twice: the first connection's answer is never read.
             ghost = Exchange(self, caller, owner)
+            ghost.ghost = True
             ghost.mute_after = 0
             self.loop.world.call(rng.uniform(0.0, 1.5), self._connect, ghost, to, request, stream, hops)
         return exchange
@@ -185,7 +188,7 @@ class Network:
 
     def _serve(self, exchange: Exchange, server: SimProcess, request: TurnRequest, stream: bool, hops: int) -> None:
         requester = RemoteRequester(exchange, server, request, stream)
-        via = "edge" if exchange.owner is None else "peer"
+        via = "ghost" if exchange.ghost else "edge" if exchange.owner is None else "peer"
         self.history.add(Arrived(server.name, request.key, request.turn_id, via, exchange.number))
         exchange.task = server.main.spawn(self._chat(server, request, requester, hops), "chat")
 
