@@ -18,5 +18,6 @@ def load(args: Mapping[str, Any] | None = None) -> Settings:
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in wrong["loc"])
+        said = wrong["msg"].removeprefix("Value error, ")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise Misconfigured(f"{where}: {wrong['msg']}{more}" if where else f"{wrong['msg']}{more}") from error
+        raise Misconfigured(f"{where}: {said}{more}" if where else f"{said}{more}") from error

@@ -37,6 +37,7 @@ class Folder:
         digest = hashlib.sha256(str(self.path).encode()).hexdigest()[:10]
         self.short = _SHORT / f"rehydra-{os.getuid()}-{digest}"
         """For what holds sockets: short, private, made anew by every start."""
+        self.ray = self.short / "ray"
         self.log = self.path / "stack.log"
         self._lock: int | None = None
 
@@ -90,6 +91,10 @@ class Folder:
     def forget(self) -> None:
         """No stack runs here any more: the state and the short folder go, the talks, the secret and the logs stay."""
         (self.path / "state.json").unlink(missing_ok=True)
+        logs = self.ray / "session_latest" / "logs" / "serve"
+        if logs.is_dir():
+            shutil.rmtree(self.path / "serve-logs", ignore_errors=True)
+            shutil.copytree(logs, self.path / "serve-logs", ignore_dangling_symlinks=True)
         shutil.rmtree(self.short, ignore_errors=True)
 
     # --- what the parts need ----------------------------------------------------------------------------------------

@@ -44,13 +44,15 @@ def find(pid: int) -> Process | None:
     return seen.process if seen is not None and seen.state not in "ZX" else None
 
 
-def marked(value: str) -> set[Process]:
-    """All living processes that carry the mark with this value, and all that descend from them; never the caller.
+def marked(value: str, name: str = MARK) -> set[Process]:
+    """All living processes that carry the mark with this value, and all that descend from them.
+
+    Never the caller, nor whom it descends from.
 
     Descendants count by themselves because some programs overwrite the memory that holds their environment.
     """
     table = {seen.process.pid: seen for seen in map(_look, _pids()) if seen is not None and seen.state not in "ZX"}
-    wanted = f"{MARK}={value}".encode()
+    wanted = f"{name}={value}".encode()
     found = {pid for pid in table if wanted in _environment(pid)}
     while more := {pid for pid, seen in table.items() if seen.parent in found and pid not in found}:
         found |= more
@@ -70,6 +72,24 @@ def end(processes: Iterable[Process], patience_s: float) -> int:
     finally:
         for handle in handles:
             os.close(handle)
+
+
+def wait_gone(processes: Iterable[Process], wait_s: float) -> set[Process]:
+    """Those that still live after ``wait_s``. Returns as soon as none does."""
+    handles = {handle: process for process in processes if (handle := _open(process)) is not None}
+    try:
+        return {handles[handle] for handle in _wait(list(handles), wait_s)}
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def command(pid: int) -> str:
+    """What ``ps`` would show."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def leashed(command: list[str], number: signal.Signals) -> list[str]:

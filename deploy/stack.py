@@ -12,19 +12,18 @@ ends the children, and ``deploy/down``, or the next ``deploy/up``, whatever is l
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
 
 from deploy import processes
+from deploy.child import ClusterChild
 from deploy.detach import follow
 from deploy.environment import environment, shown_url
-from deploy.folder import ROOT, Folder, NotPossible
+from deploy.folder import Folder, NotPossible
 from deploy.options import Options, parse
 from deploy.probe import first_turn, ring_size
 from deploy.valkey import Valkey, free_port
@@ -32,12 +31,17 @@ from deploy.valkey import Valkey, free_port
 START_MAX_S = 180.0
 LEAVE_S = 10.0
 """How long hosts may take to leave before everything is ended: leaving is optional (I9)."""
+END_S = 2.0
 WAIT_LINE_S = 5.0
 """A waiting person gets a line this often."""
-LOOK_S = 0.2
+LOOK_S = 0.1
 """Time between two looks at the children."""
 REDIS_RESTARTS_MAX = 20
 """Per start of the stack; a Redis that dies more often has a reason that another start doesn't cure."""
+
+
+class Stopped(Exception):
+    """Somebody asked for the end before the beginning was over."""
 
 
 class Stack:
@@ -48,8 +52,7 @@ class Stack:
         self._folder = folder
         self._began = time.monotonic()
         self._valkey: Valkey | None = None
-        self._cluster: subprocess.Popen[bytes] | None = None
-        self._reports: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        self._cluster = ClusterChild(folder.path / "cluster.log")
         self._stop = asyncio.Event()
         self._impatient = asyncio.Event()
         self._restarts = 0
@@ -67,109 +70,82 @@ class Stack:
     # --- up ---------------------------------------------------------------------------------------------------------
 
     async def up(self) -> None:
-        """Start all of it. NotPossible if it can't be, CancelledError never: a stop is noticed between the steps."""
-        self._clear_away()
-        self._folder.tell(phase="starting", **self._identity())
+        """Start all of it. NotPossible if it can't be, Stopped when asked to stop."""
+        await self._clear_away()
+        self._tell("starting")
         env = environment(self._options, self._folder)
-        if "REDIS_URL" not in os.environ:
-            self._valkey = Valkey(self._folder.path / "redis", free_port(self._options.port), self._options.fsync, env)
-            env["REHYDRA_STORE__URL"] = self._valkey.url
-            self._valkey.start()
-            await self._until("Redis", self._redis_answers)
-            self.say(f"Redis answers (Valkey, {self._options.fsync}, {self._valkey.folder})")
-        else:
-            self.say(f"Redis is {shown_url(env['REHYDRA_STORE__URL'])}, from REDIS_URL")
-        self._start_cluster(env)
-        await self._until("Ray and the hosts", self._cluster_ready)
-        self.say(f"{self._options.hosts} hosts run; waiting for the edge and the ring")
-        await self._until("a first turn", self._turn_works)
-
-    def tell_ready(self) -> None:
-        """Say what there is, to people and to scripts."""
-        options, folder = self._options, self._folder
-        url = f"http://{options.bind}:{options.port}"
-        redis_url = self._valkey.url if self._valkey else os.environ["REDIS_URL"]
-        folder.tell(phase="ready", url=url, redis_url=shown_url(redis_url), **self._identity())
-        self.say(f"Rehydra is up: {url}\n")
-        print(
-            f"""Say something, and say it again after killing a host:
-
-  curl -s {url}/chat -H 'content-type: application/json' \\
-    -d '{{"session_id": "ann", "message": "My name is Ann."}}'
-
-API {url}/docs   hosts {url}/ring   logs {folder.path}
-Redis {shown_url(redis_url)}   stop: {"" if options.detach else "Ctrl-C or "}{self._down_command()}""",
-            flush=True,
+        await self._start_redis(env)
+        options = self._options
+        self._cluster.start(
+            [
+                f"--hosts={options.hosts}",
+                f"--temp-dir={self._folder.ray}",
+                f"--dashboard-port={options.dashboard_port}",
+            ],
+            env,
         )
+        await self._until("Ray and the hosts", self._cluster_ready)
+        self.say("the hosts run; waiting for the edge and a first turn")
+        await self._until("the edge and a first turn", self._turn_works)
 
-    def _down_command(self) -> str:
-        """What a person types to end this very stack."""
-        port = "" if self._options.port == 8000 else f" --port {self._options.port}"
-        data_dir = f" --data-dir {self._options.data_dir}" if self._options.data_dir else ""
-        return f"deploy/down{port}{data_dir}"
-
-    def _identity(self) -> dict[str, object]:
-        me = processes.find(os.getpid())
-        return {"pid": os.getpid(), "started": me.started if me else 0, "port": self._options.port}
-
-    def _clear_away(self) -> None:
+    async def _clear_away(self) -> None:
         """End what a stack left behind that was killed: it can't be another one's, the lock is ours."""
         if left := processes.marked(self._folder.mark):
-            ended = processes.end(left, 2.0)
+            ended = await asyncio.to_thread(processes.end, left, END_S)
             self.say(f"ended {ended} processes of a stack that was killed")
         self._folder.make_short()
         _require_free(self._options)
 
-    def _start_cluster(self, env: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "deploy.cluster", "--hosts", str(self._options.hosts)]
-        command += [
-            "--temp-dir",
-            str(self._folder.short / "ray"),
-            "--dashboard-port",
-            str(self._options.dashboard_port),
-        ]
-        reading, writing = os.pipe()
-        with open(self._folder.path / "cluster.log", "wb") as log:
-            self._cluster = subprocess.Popen(
-                processes.leashed([*command, "--report-to", str(writing)], signal.SIGKILL),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=env,
-                cwd=ROOT,
-                pass_fds=(writing,),
-                # Ctrl-C is for the supervisor alone, which then ends all of it in order.
-                start_new_session=True,
-            )
-        os.close(writing)
-        os.set_blocking(reading, False)
-        asyncio.get_running_loop().add_reader(reading, self._read_reports, reading, bytearray())
+    async def _start_redis(self, env: dict[str, str]) -> None:
+        if env.get("REDIS_URL"):
+            self.say(f"Redis is {shown_url(env['REDIS_URL'])}, from REDIS_URL")
+            return
+        options = self._options
+        valkey = self._valkey = Valkey(self._folder.path / "redis", free_port(options.port), options.fsync, env)
+        env["REHYDRA_STORE__URL"] = valkey.url
+        valkey.start()
+        await self._until("Redis", lambda: asyncio.to_thread(valkey.answers))
+        self.say(f"Redis answers (the bundled Valkey, appendfsync {options.fsync}, data in {valkey.folder})")
 
-    def _read_reports(self, reading: int, rest: bytearray) -> None:
-        received = os.read(reading, 65_536)
-        if not received:
-            asyncio.get_running_loop().remove_reader(reading)
-            os.close(reading)
-        rest += received
-        for report in _lines(rest):
-            self._reports.put_nowait(json.loads(report))
+    def tell_ready(self) -> None:
+        """Say what there is, to people and to scripts."""
+        options = self._options
+        url = f"http://{options.bind}:{options.port}"
+        redis_url = shown_url(self._valkey.url if self._valkey else os.environ["REDIS_URL"])
+        self.say(f"Rehydra is up: {url}")
+        print(
+            f"""
+Say something; kill a host; say something else:
+
+  curl -s {url}/chat -H 'content-type: application/json' \\
+    -d '{{"session_id": "ann", "message": "My name is Ann."}}'
+
+API {url}/docs   hosts {url}/ring   Redis {redis_url}   logs {self._folder.path}
+Stop: {"" if options.detach else "Ctrl-C or "}{_down_command(options)}""",
+            flush=True,
+        )
+        self._tell("ready", url=url, redis_url=redis_url)
+
+    def _tell(self, phase: str, **more: object) -> None:
+        me = processes.find(os.getpid())
+        started = me.started if me else 0
+        self._folder.tell(phase=phase, pid=os.getpid(), started=started, port=self._options.port, **more)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
-    async def _until(self, what: str, done: object) -> None:
+    async def _until(self, what: str, done: Callable[[], Awaitable[bool]]) -> None:
         """Ask ``done`` again and again; give up when told to stop, when a child dies, or after ``START_MAX_S``."""
-        assert callable(done)
         line_due = time.monotonic() + WAIT_LINE_S
         while not await done():
             if await self._stopped_within(LOOK_S):
-                raise NotPossible("Stopped.")
+                raise Stopped
             self._require_children()
             now = time.monotonic()
             if now - self._began > START_MAX_S:
-                raise NotPossible(f"Gave up waiting for {what}; see {self._folder.path}/cluster.log.")
+                raise NotPossible(f"Gave up waiting for {what}; see {self._cluster.log}.")
             if now > line_due:
                 line_due = now + WAIT_LINE_S
-                self.say(f"waiting for {what}")
+                self.say(f"still waiting for {what}")
 
     async def _stopped_within(self, wait_s: float) -> bool:
         try:
@@ -182,21 +158,17 @@ Redis {shown_url(redis_url)}   stop: {"" if options.detach else "Ctrl-C or "}{se
     def _require_children(self) -> None:
         if self._valkey is not None and self._valkey.ended:
             raise NotPossible(f"Redis ended: {self._valkey.last_words()}")
-        if self._cluster is not None and (code := self._cluster.poll()) is not None and self._reports.empty():
-            raise NotPossible(f"The cluster ended (exit code {code}); see {self._folder.path}/cluster.log.")
-
-    async def _redis_answers(self) -> bool:
-        assert self._valkey is not None
-        return await asyncio.to_thread(self._valkey.answers)
+        if (code := self._cluster.ended()) is not None:
+            raise NotPossible(f"The cluster ended (exit code {code}); see {self._cluster.log}.")
 
     async def _cluster_ready(self) -> bool:
-        while not self._reports.empty():
-            report = self._reports.get_nowait()
+        while not self._cluster.reports.empty():
+            report = self._cluster.reports.get_nowait()
             if "failed" in report:
-                raise NotPossible(str(report["failed"]))
-            if report.get("ready"):
+                raise NotPossible(report["failed"])
+            if "ready" in report:
                 return True
-            self.say(str(report.get("step")))
+            self.say(report["step"])
         return False
 
     async def _turn_works(self) -> bool:
@@ -219,46 +191,20 @@ Redis {shown_url(redis_url)}   stop: {"" if options.detach else "Ctrl-C or "}{se
     async def down(self) -> None:
         """End all of it; returns when nothing is left."""
         everything = processes.marked(self._folder.mark)
-        if self._cluster is not None and self._cluster.poll() is None:
-            await self._let_leave(self._cluster)
+        await self._cluster.leave(LEAVE_S, self._impatient)
         if self._valkey is not None:
-            # Its own children first: whoever is left must not write into a Redis that is leaving.
-            mine = {found for found in everything if self._valkey.process and found.pid == self._valkey.process.pid}
-            await asyncio.to_thread(processes.end, everything - mine, 1.0)
-            await asyncio.to_thread(self._valkey.stop, 5.0)
-        await asyncio.to_thread(processes.end, everything | processes.marked(self._folder.mark), 1.0)
-        if self._cluster is not None:
-            self._cluster.wait()
+            # The others first: whoever is left must not find its Redis gone.
+            others = {found for found in everything if found.pid != self._valkey.pid}
+            await asyncio.to_thread(processes.end, others, END_S)
+            await asyncio.to_thread(self._valkey.stop, END_S)
+        await asyncio.to_thread(processes.end, everything | processes.marked(self._folder.mark), END_S)
         self._folder.forget()
 
-    async def _let_leave(self, cluster: subprocess.Popen[bytes]) -> None:
-        """Have Serve end the hosts in good order; a limit ends the waiting, and so does an impatient person."""
-        cluster.terminate()
-        waiting = {
-            asyncio.create_task(asyncio.to_thread(_gone_within, cluster, LEAVE_S)),
-            asyncio.create_task(self._impatient.wait()),
-        }
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if cluster.poll() is None:
-            cluster.kill()
-        self._impatient.set()
-        await asyncio.wait(waiting)
 
-
-def _gone_within(child: subprocess.Popen[bytes], wait_s: float) -> bool:
-    try:
-        child.wait(wait_s)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _lines(rest: bytearray) -> Iterator[bytes]:
-    """Whole lines, taken out of ``rest``."""
-    while (end := rest.find(b"\n")) >= 0:
-        line = bytes(rest[:end])
-        del rest[: end + 1]
-        yield line
+def _down_command(options: Options) -> str:
+    """What a person types to end this very stack."""
+    port = "" if options.port == 8000 else f" --port {options.port}"
+    return f"deploy/down{port}" + (f" --data-dir {options.data_dir}" if options.data_dir else "")
 
 
 def _require_free(options: Options) -> None:
@@ -276,22 +222,22 @@ def _require_free(options: Options) -> None:
 async def live(options: Options, folder: Folder) -> int:
     """The whole life of one stack; returns the exit code."""
     stack = Stack(options, folder)
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stack.ask_to_stop)
+        asyncio.get_running_loop().add_signal_handler(number, stack.ask_to_stop)
     try:
         await stack.up()
         stack.tell_ready()
         await stack.watch()
+        stack.say("stopping")
     except NotPossible as problem:
         print(f"deploy/up: {problem}", file=sys.stderr, flush=True)
+        return 2
+    except Stopped:
         return 1
-    else:
-        stack.say("stopping")
-        return 0
     finally:
         await stack.down()
-        print("stopped", flush=True)
+    stack.say("stopped")
+    return 0
 
 
 def main() -> int:
@@ -303,7 +249,7 @@ def main() -> int:
             state = folder.state()
             raise NotPossible(
                 f"Already running on port {options.port} (pid {state.get('pid')}, {state.get('phase')}):"
-                f" talk to {state.get('url', 'it soon')}, or end it with deploy/down."
+                f" talk to {state.get('url', 'it soon')}, or end it with {_down_command(options)}."
             )
     except NotPossible as problem:
         print(f"deploy/up: {problem}", file=sys.stderr)

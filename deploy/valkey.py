@@ -27,7 +27,7 @@ class Valkey:
         self.folder = folder
         self.port = port
         self.url = f"redis://127.0.0.1:{port}/0"
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._fsync = fsync
         self._environment = environment
 
@@ -48,7 +48,7 @@ class Valkey:
         command = [str(get_binary_path())]
         for name, value in settings.items():
             command += [f"--{name}", value]
-        self.process = subprocess.Popen(
+        self._process = subprocess.Popen(
             leashed(command, SIGTERM),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -58,9 +58,14 @@ class Valkey:
         )
 
     @property
+    def pid(self) -> int:
+        """0 before the start."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
     def ended(self) -> bool:
         """Whether it was started and doesn't run any more."""
-        return self.process is not None and self.process.poll() is not None
+        return self._process is not None and self._process.poll() is not None
 
     def answers(self) -> bool:
         """Whether it takes commands now. Blocks for a second at most."""
@@ -81,14 +86,14 @@ class Valkey:
 
     def stop(self, patience_s: float) -> None:
         """SIGTERM, which writes what is unwritten; SIGKILL after ``patience_s``."""
-        if self.process is None:
+        if self._process is None:
             return
-        self.process.terminate()
+        self._process.terminate()
         try:
-            self.process.wait(patience_s)
+            self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._process.kill()
+            self._process.wait()
 
 
 def free_port(taken: int) -> int:

@@ -191,7 +191,7 @@ class Observer:
 
     def _orders(self, sent: float) -> Orders:
         members = self.table.members.values()
-        evict = tuple((m.slot, m.incarnation) for m in members if self._evictable(m.incarnation))
+        evict = tuple(sorted((m.slot, m.incarnation) for m in members if self._evictable(m.incarnation)))
         slots = {member.incarnation for member in members}
         forget = tuple(sorted(name for name in self._dead if name not in slots))
         room = any(f"slot-{number}" not in self.table.members for number in range(self._slots_max))

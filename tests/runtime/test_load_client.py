@@ -14,6 +14,7 @@ import pytest
 from loadtest.client import Client, Kind
 from loadtest.conversations import BUILT_IN, load
 from loadtest.generator import Generator
+from loadtest.redis_counts import between
 
 Handler = Callable[[bytes, bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -136,8 +137,11 @@ def echo_after(changed: Callable[[dict[str, object]], object], status: int = 200
         session = found[1].decode() if found else ""
         turns[session] = turns.get(session, 0) + 1
         document: dict[str, object] = {
-            **{"session_id": session, "turn_id": "r:1", "turn_seq": turns[session]},
-            **{"reply": json.loads(request)["message"], "replayed": False},
+            "session_id": session,
+            "turn_id": "r:1",
+            "turn_seq": turns[session],
+            "reply": json.loads(request)["message"],
+            "replayed": False,
         }
         changed(document)
         await answering(status, document)(head, request, writer)
@@ -178,6 +182,19 @@ async def test_the_generator_counts_no_turn_that_was_answered_wrongly(
 async def test_a_connection_that_breaks_under_the_generator_is_an_error() -> None:
     turns, errors = await rounds_against(hanging_up)
     assert turns == 0 and errors
+
+
+def test_a_second_command_per_turn_shows_in_the_counts() -> None:
+    before = {"evalsha": 10, "hmget": 8, "hgetall": 2, "rpush": 5, "info": 1}
+    lean = {"evalsha": 112, "hmget": 108, "hgetall": 4, "rpush": 105, "pexpire": 2, "info": 2}
+    cost = between(before, lean, turns=100)
+    assert (cost.calls_per_turn, cost.commits, cost.unexplained, cost.direct) == (1.0, 100, 0, {})
+    read_too = between(before, lean | {"evalsha": 212, "hmget": 208}, turns=100)
+    assert read_too.calls_per_turn == 2.0
+    get_too = between(before, lean | {"get": 100}, turns=100)
+    assert get_too.direct == {"get": 100}
+    another_script = between(before, lean | {"evalsha": 212}, turns=100)
+    assert another_script.unexplained == 100
 
 
 def test_conversations_come_from_a_file_or_are_built_in(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from actors.errors import (
 )
 from actors.model import SessionKey
 from actors.ports import Done
-from actors.stores.base import Granted, Regressed, Turns
+from actors.stores.base import Granted, Missing, Regressed, Turns
 from tests.simulation import history as h
 from tests.simulation.chained import digest_of, runs_named_in
 from tests.simulation.facts import Accepted, Facts, LeaseAt, Limits, Op, Violation
@@ -76,7 +76,7 @@ def _acknowledged(facts: Facts, said: h.Said, done: Done) -> None:
     if lost_at > arrival or (said.process, said.key, said.turn_id) in facts.passed_on:
         return
     for told in facts.told[said.process, said.key]:
-        if lost_at < told.seq < said.seq and not isinstance(told.answer, Turns):
+        if lost_at < told.seq < said.seq and not isinstance(told.answer, Turns | Missing):
             facts.report("I2", said.seq, f"{said.process} repeats {turn.turn_id}, though it was told of its loss")
             return
 
@@ -230,6 +230,10 @@ def _mailbox_order(facts: Facts) -> None:
     came: dict[tuple[str, SessionKey, str], list[h.Arrived]] = defaultdict(list)
     for arrival in facts.arrived:
         came[arrival.process, arrival.key, arrival.turn_id].append(arrival)
+    answered: dict[tuple[str, SessionKey, str], list[int]] = defaultdict(list)
+    for said in facts.said:
+        if said.what == "finish":
+            answered[said.process, said.key, said.turn_id].append(said.seq)
     committed: dict[tuple[str, SessionKey, int], list[Accepted]] = defaultdict(list)
     for accepted in facts.accepted:
         committed[accepted.process, accepted.key, accepted.epoch].append(accepted)
@@ -237,8 +241,9 @@ def _mailbox_order(facts: Facts) -> None:
         own: list[tuple[int, Accepted]] = []
         batched: dict[int, list[tuple[int, Accepted]]] = defaultdict(list)
         for accepted in turns:
-            arrivals = came[process, key, accepted.turn.turn_id]
-            if (process, key, accepted.turn.turn_id) in facts.passed_on or not arrivals:
+            way = (process, key, accepted.turn.turn_id)
+            arrivals = came[way]
+            if way in facts.passed_on or not arrivals or min(answered[way], default=accepted.seq) < accepted.seq:
                 continue
             batches = [a for a in arrivals if a.via == "batch"]
             if not batches and len(arrivals) == 1:
@@ -424,7 +429,7 @@ def check_live_holders_are_never_robbed(facts: Facts) -> None:
         holder, window_s = call.over[0], 3 * facts.limits.beat_ttl_s
         since = call.sent - window_s
         events = facts.processes[holder]
-        if any(event.what in ("crashed",) and event.at <= call.at for event in events):
+        if any(event.what in ("crashed", "left") and event.at <= call.at for event in events):
             continue
         if any(event.what in ("frozen", "thawed") and since <= event.at <= call.at for event in events):
             continue
