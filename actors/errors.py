@@ -183,7 +183,9 @@ class StateRegressed(RehydraError):
     @classmethod
     def of(cls, mine: int, stored: int) -> StateRegressed:
         """``mine`` turns were confirmed to clients, ``stored`` are left."""
-        return cls(f"Turn {mine} was confirmed; the store has {stored} turns.", turn_seq=stored, turn_seq_lost=mine)
+        # Unknown: what the store has kept, or has taken from another host since, may contain the very turn that asks.
+        detail = f"Turn {mine} was confirmed; the store has {stored} turns."
+        return cls(detail, outcome=Outcome.UNKNOWN, turn_seq=stored, turn_seq_lost=mine)
 
 
 # --- come back later ---------------------------------------------------------------------------------------------

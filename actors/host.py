@@ -104,6 +104,7 @@ class Host:
     async def _answer(self, request: TurnRequest, requester: Requester, hops: int) -> Done | RehydraError | None:
         """The final answer, or None if another host has given it to the requester."""
         may_ask_ring = hops == 0
+        doubtful = False
         pause_s = 0.0
         while True:
             activation = self._activations.get(request.key)
@@ -112,8 +113,10 @@ class Host:
                 if owner is not None:
                     # Asked once: if the owner can't be reached, the session is served where the request landed.
                     may_ask_ring = False
-                    if await self._pass_on(owner, request, requester, hops + 1):
+                    passed = await self._pass_on(owner, request, requester, hops + 1)
+                    if passed is Passed.FINISHED:
                         return None
+                    doubtful = passed is Passed.BROKEN
                     continue
                 if (told := self._tell_regression(request.key)) is not None:
                     return told
@@ -124,17 +127,18 @@ class Host:
                 return entry
             if isinstance(entry, RehydraError):
                 # Refused without the store having been asked: true only if this host is no ghost.
-                if not activation.entitled:
-                    entry.outcome = Outcome.UNKNOWN
-                return entry
+                return _weakened(entry, doubtful or not activation.entitled)
             self._activations.move_to_end(request.key)
             end = await self._follow(entry, requester)
+            doubtful |= entry.shared
             if not isinstance(end, Elsewhere):
-                return end
+                return _weakened(end, doubtful)
             if hops >= self.settings.session.hops_max:
                 return Unreachable(f"Passed on {hops} times.", retry_after_s=1)
-            if await self._pass_on(end.to, request, requester, hops + 1):
+            passed = await self._pass_on(end.to, request, requester, hops + 1)
+            if passed is Passed.FINISHED:
                 return None
+            doubtful |= passed is Passed.BROKEN
             # The holder can't be reached, or broke off: look again who holds the lease, soon and then less often.
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2 + 0.01, 0.5)
@@ -204,8 +208,8 @@ class Host:
 
     # --- passing on ----------------------------------------------------------------------------------------------
 
-    async def _pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> bool:
-        """True if ``to`` has answered the requester. False: it refused, is dead, or broke off.
+    async def _pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> Passed:
+        """How it ended; BROKEN also if ``to`` is dead, which may have taken the request before.
 
         A frozen host accepts connections and says nothing, so the wait ends when it is known to be dead.
         """
@@ -226,7 +230,7 @@ class Host:
             passed = Passed.BROKEN
         if passed in (Passed.REFUSED, Passed.STRANGER):
             self.placement.refused(to, stranger=passed is Passed.STRANGER)
-        return passed is Passed.FINISHED
+        return passed
 
     # --- the map -------------------------------------------------------------------------------------------------
 
@@ -401,3 +405,10 @@ async def _tell_whole(requester: Requester, done: Done) -> None:
     if requester.stream:
         await requester.turn(done.turn.turn_id, done.turn.epoch)
         await requester.delta(done.turn.reply)
+
+
+def _weakened(end: Done | RehydraError, doubtful: bool) -> Done | RehydraError:
+    """The answer itself; a problem says "unknown" if another host may have the same turn (I10)."""
+    if doubtful and isinstance(end, RehydraError):
+        end.outcome = Outcome.UNKNOWN
+    return end

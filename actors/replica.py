@@ -180,7 +180,9 @@ class HostLife:
     def _take_slot(self, ref: HostRef) -> None:
         log.info("slot", extra={"slot": ref.slot, "incarnation": ref.incarnation, "address": ref.address})
         self.host.ref = ref
-        if not ref.slot:
+        if ref.slot:
+            self._left.clear()
+        else:
             self._left.set()
 
     def _take_ring(self) -> None:
@@ -195,8 +197,10 @@ class SessionHost:
 
         ``_companions``: handles of deployments that belong to the application and that hosts have no use for.
         """
-        self._life = HostLife(settings, make_view)
-        await self._life.start()
+        life = HostLife(settings, make_view)
+        await life.start()
+        # Not before: what hasn't begun has nothing to end.
+        self._life = life
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         """Serve's own proxy gets the same application as the host's listener."""

@@ -60,8 +60,8 @@ class Activation:
     """One session in memory, from claim to GONE."""
 
     __slots__ = (
-        "_home", "_index", "_poisoned", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key", "last_used",
-        "mailbox", "phase", "reason", "running", "size_bytes", "state", "takeovers", "task", "turns",
+        "_home", "_index", "_poisoned", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key",
+        "last_used", "mailbox", "phase", "reason", "running", "size_bytes", "state", "takeovers", "task", "turns",
     )  # fmt: skip
 
     def __init__(self, home: Home, key: SessionKey) -> None:
@@ -431,6 +431,8 @@ class Activation:
     async def _give(self, to: HostRef, tickets: Sequence[Ticket]) -> bool:
         if not tickets:
             return True
+        for ticket in tickets:
+            ticket.shared = True
         return await self._home.peers.hand_off(to, self.key, [ticket.request for ticket in tickets])
 
     async def release(self) -> None:

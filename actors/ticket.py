@@ -28,7 +28,7 @@ class Elsewhere:
 class Ticket:
     """A waiting or running turn. ``pieces`` are what the running attempt has said so far."""
 
-    __slots__ = ("_waiters", "activation", "attached", "end", "epoch", "generation", "pieces", "request")
+    __slots__ = ("_waiters", "activation", "attached", "end", "epoch", "generation", "pieces", "request", "shared")
 
     def __init__(self, request: TurnRequest, activation: Activation) -> None:
         self.request = request
@@ -36,6 +36,8 @@ class Ticket:
         """Whose turn it is now."""
         self.attached = 0
         """Requests of this host that wait for it now."""
+        self.shared = False
+        """Another host has, or may have, this turn too: what happens here no longer tells that it isn't done."""
         self.epoch = 0
         """Epoch of the running attempt; 0 while none runs."""
         self.generation = 0

@@ -4,7 +4,8 @@
     python -m loadtest.bench --start --replicas 2
 
 Rounds of ``generator``, then every session's log is asked for its length, so that each counted turn is known to be
-committed. The generator runs on the same machine: its own CPU is part of the report. Exit code 1 on any error.
+committed. The generator runs on the same machine: its own CPU is part of the report, and so is what others took, who
+have nothing to do with it; a round in which they took much says little. Exit code 1 on any error.
 With ``--redis`` (or ``--start``) Redis' own counters say how many calls one turn cost; see ``redis_counts``.
 """
 
@@ -32,7 +33,8 @@ ERRORS_TOLD_MAX = 10
 def _told(round_: Round) -> str:
     line = f"{round_.turns_per_s:8.0f} turns/s   p50 {round_.quantile_ms(0.5):6.2f} ms"
     line += f"   p99 {round_.quantile_ms(0.99):6.2f} ms   errors {len(round_.errors)}"
-    line += f"   generator {100 * round_.cpu_s / round_.seconds:3.0f} % of a core"
+    line += f"   cores: generator {round_.cpu_s / round_.seconds:.2f}, deployment {round_.stack_s / round_.seconds:.2f}"
+    line += f", others {round_.others_s / round_.seconds:.2f}"
     if (cost := round_.per_turn) is not None:
         line += (
             f"\n         Redis: {cost.calls_per_turn:.6f} calls a turn, {cost.commits} commits for {cost.turns} turns;"
@@ -55,6 +57,8 @@ def report(rounds: list[Round], wrong: list[str], arguments: argparse.Namespace)
         "p50_ms": spread([round_.quantile_ms(0.5) for round_ in rounds]),
         "p99_ms": spread([round_.quantile_ms(0.99) for round_ in rounds]),
         "generator_cores": spread([round_.cpu_s / round_.seconds for round_ in rounds]),
+        "deployment_cores": spread([round_.stack_s / round_.seconds for round_ in rounds]),
+        "others_cores": spread([round_.others_s / round_.seconds for round_ in rounds]),
         "turns": sum(len(round_.latencies_s) for round_ in rounds),
         "errors": sum(len(round_.errors) for round_ in rounds) + len(wrong),
         "examples": [error for round_ in rounds for error in round_.errors][:ERRORS_TOLD_MAX] + wrong[:ERRORS_TOLD_MAX],
@@ -79,20 +83,20 @@ def report(rounds: list[Round], wrong: list[str], arguments: argparse.Namespace)
 
 
 @contextlib.asynccontextmanager
-async def _deployment(arguments: argparse.Namespace) -> AsyncIterator[tuple[str, str | None]]:
-    """URL of the deployment and of its Redis: one that runs, or one of our own."""
+async def _deployment(arguments: argparse.Namespace) -> AsyncIterator[tuple[str, str | None, str]]:
+    """URL of the deployment and of its Redis, and its processes' mark: one that runs, or one of our own."""
     if not arguments.start:
-        yield arguments.url, arguments.redis
+        yield arguments.url, arguments.redis, ""
         return
     async with started(arguments.port, arguments.replicas, arguments.agent, arguments.fsync) as stack:
-        yield stack.url, arguments.redis or stack.redis_url
+        yield stack.url, arguments.redis or stack.redis_url, str(stack.folder)
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All rounds; prints a line for each."""
     rounds, wrong = [], list[str]()
-    async with _deployment(arguments) as (url, redis_url):
-        generator = Generator(url, arguments.connections, arguments.sessions, redis_url)
+    async with _deployment(arguments) as (url, redis_url, mark):
+        generator = Generator(url, arguments.connections, arguments.sessions, redis_url, mark)
         await generator.connect()
         warm = await generator.warm_up()
         wrong += warm.errors

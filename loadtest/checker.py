@@ -26,49 +26,21 @@ experiment wanted; that is the experiment's own business.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import heapq
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loadtest.chain import Chain
 from loadtest.history import digest_of
-
-EXAMPLES_MAX = 20
-"""Violations of one kind that are told in full; all are counted."""
+from loadtest.verdict import Verdict
 
 Turn = tuple[int, str, str, str, int]
 """turn_seq, turn_id, digest of the message, digest of the reply, epoch."""
-
-
-class Chain:
-    """What the agent ``chained`` must reply, computed turn by turn as its documentation says:
-
-    ``n:`` and the SHA-256 of all messages and replies before and of the message, each as ``length:UTF-8``.
-    """
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self._turn_seq = 0
-
-    def reply_to(self, message: str) -> str:
-        """The one right reply to the next message."""
-        self._turn_seq += 1
-        self._add(message)
-        return f"{self._turn_seq}:{self._digest.hexdigest()}"
-
-    def replied(self, reply: str) -> None:
-        """What the log has as the reply: the rest is computed from that, right or not."""
-        self._add(reply)
-
-    def _add(self, text: str) -> None:
-        raw = text.encode()
-        self._digest.update(b"%d:%b" % (len(raw), raw))
 
 
 @dataclass(slots=True)
@@ -106,32 +78,6 @@ class SessionSeen:
     """The last read, while nothing has been invoked after it."""
     unchained: list[int] = field(default_factory=list)
     """turn_seq of that read's turns that weren't computed from exactly their predecessors."""
-
-
-@dataclass(slots=True)
-class Verdict:
-    """``counted`` says what was looked at; ``violated`` how often each rule was broken; ``examples`` which."""
-
-    counted: Counter[str] = field(default_factory=Counter)
-    violated: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def legal(self) -> bool:
-        return not self.violated
-
-    def accuse(self, rule: str, what: str) -> None:
-        self.violated[rule] += 1
-        if len(told := self.examples.setdefault(rule, [])) < EXAMPLES_MAX:
-            told.append(what)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "legal": self.legal,
-            "counted": dict(self.counted),
-            "violated": dict(self.violated),
-            "examples": self.examples,
-        }
 
 
 class Checker:

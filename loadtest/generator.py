@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from loadtest.client import Client
+from loadtest.processes import busy_s, cpu_s
 from loadtest.redis_counts import PerTurn, between, commandstats
 from loadtest.wire import Address
 
@@ -38,6 +39,10 @@ class Round:
     seconds: float = 0.0
     cpu_s: float = 0.0
     """Of the generator: user and system."""
+    stack_s: float = 0.0
+    """Processor time of the deployment, as far as its processes are known."""
+    others_s: float = 0.0
+    """Processor time that somebody else took meanwhile, or the deployment if its processes aren't known."""
     errors: list[str] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
     per_turn: PerTurn | None = None
@@ -150,10 +155,12 @@ class Connection(asyncio.Protocol):
 class Generator:
     """Connections and sessions that stay the same over all rounds."""
 
-    def __init__(self, url: str, connections: int, sessions: int, redis_url: str | None) -> None:
+    def __init__(self, url: str, connections: int, sessions: int, redis_url: str | None, mark: str = "") -> None:
+        """``mark``: what the environment of the deployment's processes says; empty if that isn't known."""
         self._to = Address.of(url)
         self._client = Client(url)
         self._redis_url = redis_url
+        self._mark = mark
         prefix = secrets.token_hex(4)
         self.sessions = [self._session(f"bench-{prefix}-{number}") for number in range(sessions)]
         self._shares = [self.sessions[number::connections] for number in range(min(connections, sessions))]
@@ -185,7 +192,10 @@ class Generator:
     async def measure(self, seconds: float) -> Round:
         """One round."""
         before = await commandstats(self._redis_url) if self._redis_url else {}
+        busy, stack = busy_s(), self._stack_s()
         round_ = await self._run(seconds, [sys.maxsize] * len(self._shares))
+        round_.stack_s = self._stack_s() - stack
+        round_.others_s = max(0.0, busy_s() - busy - round_.stack_s - round_.cpu_s)
         if self._redis_url:
             round_.per_turn = between(before, await commandstats(self._redis_url), len(round_.latencies_s))
         return round_
@@ -202,6 +212,9 @@ class Generator:
             round_.errors.append("a connection had no answer")
         round_.seconds, round_.cpu_s = time.perf_counter() - started, _cpu_s() - cpu_s
         return round_
+
+    def _stack_s(self) -> float:
+        return cpu_s(self._mark) if self._mark else 0.0
 
     def _one_ended(self) -> None:
         if all(connection.idle for connection in self._connections):

@@ -1,4 +1,4 @@
-"""Which process listens where, and whether it lives: how an experiment finds its victims and sees that they died."""
+"""Which process listens where, whether it lives, and who uses the machine: what an experiment sees from outside."""
 
 from __future__ import annotations
 
@@ -21,3 +21,34 @@ def alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def busy_s() -> float:
+    """Seconds that all cores together have worked since the machine started, for whomever."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - times.guest - times.guest_nice)
+
+
+def cpu_s(mark: str) -> float:
+    """Seconds of processor that the living processes have used that carry ``mark`` in a variable of their
+    environment, and those that descend from them. Whoever writes over its environment is found by its parents."""
+    processes = {process.pid: process for process in psutil.process_iter(["ppid"])}
+    found = {pid for pid, process in processes.items() if mark in _environment(process)}
+    while more := {pid for pid, process in processes.items() if process.info["ppid"] in found and pid not in found}:
+        found |= more
+    return sum(_used_s(processes[pid]) for pid in found)
+
+
+def _environment(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.environ().values())
+    except psutil.Error:
+        return []
+
+
+def _used_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)

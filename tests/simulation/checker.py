@@ -76,7 +76,7 @@ def _acknowledged(facts: Facts, said: h.Said, done: Done) -> None:
     if lost_at > arrival or (said.process, said.key, said.turn_id) in facts.passed_on:
         return
     for told in facts.told[said.process, said.key]:
-        if lost_at < told.seq < said.seq and not isinstance(told.answer, Turns | Missing):
+        if lost_at < facts.applied[told.number] < told.seq < said.seq and not isinstance(told.answer, Turns | Missing):
             facts.report("I2", said.seq, f"{said.process} repeats {turn.turn_id}, though it was told of its loss")
             return
 
@@ -331,6 +331,8 @@ def check_i8_fenced_means_silent(facts: Facts) -> None:
     durable = {(each.key, each.turn.turn_id, each.epoch): each.seq for each in facts.accepted}
     committed_by = {min(runs_named_in(each.turn.reply), default=0): each.seq for each in facts.accepted}
     for said in facts.said:
+        if (said.process, said.key, said.turn_id) in facts.passed_on:
+            continue  # What comes back from another host may be older than that host's answer to us.
         if said.what == "delta":
             for number in runs_named_in(said.text):
                 run = facts.runs[number]
@@ -393,6 +395,8 @@ def check_i10_three_answers(facts: Facts) -> None:
 
 def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) -> None:
     assert op.end is not None
+    if facts.haunted(op.start.key, op.start.turn_id):
+        return
     answered = op.end.seq
     problem = type(op.end.final).__name__
     for accepted in done:
@@ -406,7 +410,7 @@ def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) ->
         elif not any(
             other is not op and (other.end is None or other.end.seq > answered) and other.start.seq < accepted.seq
             for other in attempts
-        ) and not facts.haunted(op.start.key, op.start.turn_id):
+        ):
             text = f"{op.start.turn_id} was called not done ({problem}) at {answered}, and is done without being asked again"
             facts.report("I10", accepted.seq, text)
 

@@ -81,7 +81,7 @@ class Cluster:
 
     def supervise(self) -> None:
         """Start what is missing."""
-        standing = [process for process in self.processes if not process.crashed and not process.draining]
+        standing = [process for process in self.processes if not (process.crashed or process.draining or process.buried)]
         for _ in range(self.plan.hosts - len(standing)):
             gone = [process.address for process in self.processes if process.crashed]
             self.start(self._rng.choice(gone) if gone and self._rng.random() < 0.5 else None)
@@ -95,7 +95,7 @@ class Cluster:
         while True:
             await asyncio.sleep(0.2)
             for process in self.processes:
-                if not process.crashed:
+                if not process.crashed and not process.frozen:
                     process.gauge()
 
     # --- the run ------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Cluster:
         await asyncio.sleep(self.settings.session.idle_s * 2.5)
         self.history.add(Fault("idle"))
         for process in self.processes:
-            if not process.crashed:
+            if not process.crashed and not process.frozen:
                 process.gauge()
         for key in self.sessions:
             for source, answer in (

@@ -98,6 +98,8 @@ class Facts:
         self.losses: dict[SessionKey, list[int]] = defaultdict(list)
         """Deletion, expiry and loss."""
         self.leases: dict[SessionKey, list[LeaseAt]] = defaultdict(list)
+        self.applied: dict[int, int] = {}
+        """Number of a call -> the event of its first application."""
         self.takeovers: list[h.StoreCall] = []
         self.ops: dict[int, Op] = {}
         self.runs: dict[int, Run] = {}
@@ -150,6 +152,7 @@ class Facts:
     # --- one method per kind of event ---------------------------------------------------------------------------
 
     def _storecall(self, call: h.StoreCall) -> None:
+        self.applied.setdefault(call.number, call.seq)
         try:
             self.model.apply(call)
         except Complaint as complaint:

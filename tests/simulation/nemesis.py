@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KINDS: Final = (
     *("crash", "replace", "freeze", "stall", "outage", "cut", "network", "store", "stale", "stale edge"),
-    *("drain", "expire", "strays", "scale up"),
+    *("drain", "expire", "strays", "scale up", "bury"),
 )
 CALM: Final = ("quick", "quick", "quick+", "quick++", "slow:0.3", "slow:1.2++", "slow:2.5+++", "flaky+", "raise")
 
@@ -62,7 +62,7 @@ class Nemesis:
             "crash": self._crash, "replace": self._replace, "freeze": self._freeze, "stall": self._stall,
             "outage": self._outage, "cut": self._cut, "network": self._network, "store": self._store,
             "stale": self._stale, "stale edge": self._stale_edge, "drain": self._drain, "expire": self._expire,
-            "strays": self._strays, "scale up": self._scale_up, "forget": self._forget,
+            "strays": self._strays, "scale up": self._scale_up, "forget": self._forget, "bury": self._bury,
         }  # fmt: skip
         self.over = False
 
@@ -96,7 +96,8 @@ class Nemesis:
         cluster.edge.strays = 0.0
         for process in cluster.processes:
             process.stale = False
-            process.thaw()
+            if not process.buried:
+                process.thaw()
         cluster.supervise()
         cluster.history.add(Fault("healed"))
 
@@ -123,7 +124,13 @@ class Nemesis:
         if (process := self._victim()) is not None:
             process.freeze()
             duration_s = self._rng.choice((0.05, 0.8, 1.5, 2.2, 3.0, 4.0, 7.0))
-            self._later(duration_s * self._rng.uniform(0.8, 1.2), process.thaw)
+            self._later(duration_s * self._rng.uniform(0.8, 1.2), lambda: process.buried or process.thaw())
+
+    def _bury(self) -> None:
+        """Frozen, and never to thaw: it accepts connections for ever."""
+        if (process := self._victim()) is not None and len([p for p in self._cluster.processes if p.buried]) < 2:
+            process.buried = True
+            process.freeze()
 
     def _stall(self) -> None:
         if (process := self._victim()) is not None:

@@ -42,6 +42,8 @@ class SimProcess:
         self.crashed = False
         self.frozen = False
         self.stalled = False
+        self.buried = False
+        """Frozen for good."""
         self.closed = False
         """It no longer listens."""
         self.draining = False

@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import actors
 from tests.simulation.checker import check
 from tests.simulation.cluster import SETTINGS, Cluster
 from tests.simulation.facts import Limits, Violation
@@ -133,7 +135,7 @@ def main() -> int:
     count, failed = run_seeds(range(args.first, args.first + args.seeds, args.step), args.failures, backend)
     for verdict in failed:
         print(verdict)
-    print(f"{count} seeds, {len(failed)} failed, {time.monotonic() - started:.1f} s")
+    print(f"{count} seeds of {Path(actors.__file__).parent.parent}, {len(failed)} failed, {time.monotonic() - started:.1f} s")
     return bool(failed)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from loadtest.checker import Chain, Checker, Verdict, check
+from loadtest.chain import Chain
+from loadtest.checker import Checker, check
 from loadtest.history import History, digest_of
+from loadtest.verdict import Verdict
 
 Lines = list[dict[str, Any]]
 HISTORIES = 100

@@ -1,0 +1,252 @@
+"""Planted bugs: each a change to the shipped code that the simulation must notice.
+
+An edit is a text that must stand in its file exactly once, and what stands there instead: a patch that has gone stale
+fails loudly. ``server``: the change is to a script, so it is tried on a real server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SESSION: Final = "actors/session.py"
+HOST: Final = "actors/host.py"
+STANDING: Final = "actors/standing.py"
+MEMORY: Final = "actors/stores/memory.py"
+FENCE: Final = "actors/stores/lua/fence.lua"
+CLAIM: Final = "actors/stores/lua/claim.lua"
+COMMIT: Final = "actors/stores/lua/commit.lua"
+RELEASE: Final = "actors/stores/lua/release.lua"
+DELETE: Final = "actors/stores/lua/delete.lua"
+CHECK: Final = "actors/stores/lua/check.lua"
+
+
+class Stale(Exception):
+    """An edit no longer fits the code."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One bug. ``edits``: (file, text as it is, text as it becomes)."""
+
+    name: str
+    edits: tuple[tuple[str, str, str], ...]
+    server: bool = False
+
+    def plant(self, root: Path) -> None:
+        """Change the copy at ``root``. Stale if an edit doesn't fit exactly once; nothing is half changed then."""
+        changed: dict[Path, str] = {}
+        for file, before, after in self.edits:
+            path = root / file
+            text = changed.get(path, path.read_text("utf-8"))
+            if text.count(before) != 1:
+                raise Stale(f"{self.name}: the text to replace stands {text.count(before)} times in {file}:\n{before}")
+            changed[path] = text.replace(before, after)
+        for path, text in changed.items():
+            path.write_text(text, "utf-8")
+
+
+def _one(name: str, file: str, before: str, after: str) -> Mutant:
+    return Mutant(name, ((file, before, after),), server=file.endswith(".lua"))
+
+
+MUTANTS: Final = (
+    # --- the store: who may write ---------------------------------------------------------------------------------
+    _one(
+        "memory: no fence at all",
+        MEMORY,
+        "        if refusal := session.fence(lease, before, previous_turn_id):\n            return refusal\n        if known",
+        "        if known",
+    ),
+    _one(
+        "lua: no fence at all",
+        COMMIT,
+        "if refusal then\n  return refusal\nend\n\nlocal known",
+        "\nlocal known",
+    ),
+    _one(
+        "memory: no epoch check",
+        MEMORY,
+        "if self.holder and (lease.epoch, lease.token) == (self.epoch, self.token):",
+        "if self.holder and lease.token:",
+    ),
+    _one(
+        "lua: no epoch check",
+        FENCE,
+        "if epoch == lease.epoch and token == lease.token and lease.incarnation ~= '' then",
+        "if lease.incarnation ~= '' then",
+    ),
+    _one(
+        "memory: token not compared",
+        MEMORY,
+        "if self.holder and (lease.epoch, lease.token) == (self.epoch, self.token):",
+        "if self.holder and lease.epoch == self.epoch:",
+    ),
+    _one(
+        "lua: token not compared",
+        FENCE,
+        "if epoch == lease.epoch and token == lease.token and lease.incarnation ~= '' then",
+        "if lease.incarnation ~= '' and epoch == lease.epoch then",
+    ),
+    _one(
+        "memory: an epoch above the store's is fenced, not regressed",
+        MEMORY,
+        "            if lease.epoch > self.epoch:\n                return Regressed(len(self.log))\n",
+        "",
+    ),
+    _one(
+        "lua: an epoch above the store's is fenced, not regressed",
+        FENCE,
+        "    if epoch > lease.epoch then\n      return {'regressed', lease.turn_seq}\n    end\n",
+        "",
+    ),
+    _one(
+        "memory: dedupe before fence",
+        MEMORY,
+        "        if refusal := session.fence(lease, before, previous_turn_id):\n            return refusal\n        if known",
+        "        refusal = session.fence(lease, before, previous_turn_id)\n"
+        "        if refusal and turn.turn_id not in session.ids:\n            return refusal\n        if known",
+    ),
+    _one(
+        "lua: dedupe before fence",
+        COMMIT,
+        "if refusal then\n  return refusal\nend\n\nlocal known",
+        "if refusal and redis.call('HEXISTS', KEYS[3], turn_id) == 0 then\n  return refusal\nend\n\nlocal known",
+    ),
+    _one("memory: a commit doesn't note its turn id", MEMORY, "        session.ids[turn.turn_id] = (turn.turn_seq, turn.fingerprint)\n", ""),
+    _one("lua: a commit doesn't note its turn id", COMMIT, "redis.call('HSET', KEYS[3], turn_id, turn_seq .. ':' .. fingerprint)\n", ""),
+    _one("memory: the fingerprint is not compared", MEMORY, "            if fingerprint != turn.fingerprint:", "            if False:"),
+    _one("lua: the fingerprint is not compared", COMMIT, "  if known_fingerprint ~= fingerprint then", "  if false then"),
+    _one("memory: takeovers are not reset by a commit", MEMORY, "        session.takeovers = 0\n", ""),
+    _one("lua: takeovers are not reset by a commit", COMMIT, "'last_turn_id', turn_id, 'takeovers', 0)", "'last_turn_id', turn_id)"),
+    _one("lua: the state is not stored", COMMIT, "  redis.call('HSET', KEYS[1], 'state', ARGV[10])\n", ""),
+    _one("memory: a live holder is robbed by any claim", MEMORY, "                if over != (holder.incarnation, session.epoch):", "                if False:"),
+    _one(
+        "lua: a live holder is robbed by any claim",
+        CLAIM,
+        "      if not (lease.incarnation == ARGV[5] and lease.epoch == tonumber(ARGV[6])) then",
+        "      if false then",
+    ),
+    _one(
+        "lua: a takeover doesn't look at the epoch",
+        CLAIM,
+        "      if not (lease.incarnation == ARGV[5] and lease.epoch == tonumber(ARGV[6])) then",
+        "      if lease.incarnation ~= ARGV[5] then",
+    ),
+    _one("memory: takeovers are not counted", MEMORY, "                session.takeovers += 1\n", ""),
+    _one("memory: the epoch restarts low after an expiry", MEMORY, "_Session(born=now_ms, epoch=now_ms - 1)", "_Session(born=1, epoch=0)"),
+    _one("lua: the epoch restarts low after an expiry", CLAIM, "  born = now_ms()\n", "  born = 1\n"),
+    _one("memory: a repeated claim gets another grant", MEMORY, "        if holder is None or session.token != token:", "        if True:"),
+    _one("memory: release without turn_seq", MEMORY, "        session.holder = None\n        session.token = \"\"\n        return Ok() if session.begins_with(turn_seq, last_turn_id) else Regressed(len(session.log))", "        session.holder = None\n        session.token = \"\"\n        return Ok()"),
+    _one("lua: release without turn_seq", RELEASE, "if not begins_with(lease, turn_seq, last_turn_id) then", "if false then"),
+    _one("lua: whoever asks may release", RELEASE, "  if refusal then\n    return refusal\n  end\n", ""),
+    _one("lua: a delete leaves no tombstone", DELETE, "  redis.call('PEXPIREAT', KEYS[1],", "  redis.call('DEL', KEYS[1])\n  redis.call('PEXPIREAT', KEYS[1],"),
+    _one("memory: DELETE is undone by a passed-on turn", MEMORY, "        elif session.deleted:\n            return Deleted()\n        holder", "        elif session.deleted:\n            session = self._sessions[key] = _Session(born=session.born, epoch=session.epoch)\n        holder"),
+    _one("lua: DELETE is undone by a passed-on turn", CLAIM, "  if lease.deleted then\n    return {'deleted'}\n  end\n", "  if lease.deleted then\n    redis.call('HDEL', KEYS[1], 'deleted')\n  end\n"),
+    _one("lua: a lease is checked without its log", CHECK, "if not begins_with(lease, turn_seq, last_turn_id) then", "if false then"),
+    # --- one turn -------------------------------------------------------------------------------------------------
+    Mutant(
+        "acknowledged before the commit",
+        (
+            (SESSION, "        previous = self._last_turn_id()\n        try:\n", "        previous = self._last_turn_id()\n        ticket.end = Done(turn, replayed=False, residence=self._residence())\n        ticket.notify()\n        try:\n"),
+            ("actors/ticket.py", "        assert self.end is None, f\"turn {self.request.turn_id} ended twice\"\n        self.end = end\n", "        self.end = self.end or end\n"),
+        ),
+    ),
+    _one(
+        "an unknown commit is taken for done",
+        SESSION,
+        "            # Unknown, not failed: the commit may be in the log, or get there yet. Only a new claim can tell.\n            self._start_over(Reason.FAILED, [ticket])\n",
+        "            self._committed(ticket, turn, state)\n",
+    ),
+    _one(
+        "an unknown commit is taken for failed",
+        SESSION,
+        "            # Unknown, not failed: the commit may be in the log, or get there yet. Only a new claim can tell.\n            self._start_over(Reason.FAILED, [ticket])\n",
+        "            self._answer(ticket, AgentTimedOut())\n",
+    ),
+    Mutant(
+        "the deadline covers the commit",
+        (
+            (
+                SESSION,
+                "        await self._commit(ticket, reply, state)\n",
+                "        try:\n            async with asyncio.timeout(0.05):\n                await self._commit(ticket, reply, state)\n"
+                "        except TimeoutError:\n            self._answer(ticket, PoisonTurn(outcome=Outcome.NOT_DONE))\n",
+            ),
+        ),
+    ),
+    _one(
+        "not_done without asking the store",
+        SESSION,
+        "        try:\n            answer = await self.standing.confirm(len(self.turns), self._last_turn_id())\n",
+        "        try:\n            answer: object = Ok()\n",
+    ),
+    _one(
+        "a full store says not done, whatever came before",
+        "actors/patience.py",
+        "            if not doubtful:\n                raise\n",
+        "            raise\n",
+    ),
+    _one(
+        "If-Match before dedupe",
+        SESSION,
+        "        if self._tombstone:\n            return SessionDeleted()\n",
+        "        if self._tombstone:\n            return SessionDeleted()\n"
+        "        if request.if_match is not None and self.phase is Phase.READY and request.if_match != len(self.turns):\n"
+        "            return PreconditionFailed(turn_seq=len(self.turns))\n",
+    ),
+    _one("If-Match is ignored", SESSION, "        if request.if_match is not None and request.if_match != len(self.turns):", "        if False:"),
+    _one("attached to another message", SESSION, "            if ticket.request.fingerprint != request.fingerprint:", "            if False:"),
+    _one("replayed to another message", SESSION, "        if turn.fingerprint != request.fingerprint:", "        if False:"),
+    _one("no dedupe in the waiting line", SESSION, "        if (known := self._known(request)) is not None:\n            # Queued", "        if False:\n            # Queued"),
+    _one("a poison turn is run for ever", SESSION, "        return self._poisoned == turn_id", "        return False"),
+    _one("takeovers in memory are not reset", SESSION, "        self.takeovers = 0\n        self._poisoned = None\n", ""),
+    _one("the state is kept though the turn was refused", SESSION, "        await self._commit(ticket, reply, state)\n", "        self.state = state or self.state\n        await self._commit(ticket, reply, state)\n"),
+    _one("any answer but Fenced counts as committed", SESSION, "            case Mismatch() | Replayed() | Ahead():\n                self._start_over(Reason.FAILED, [ticket])\n            case _:\n                await self._lost(ticket, answer)\n", "            case Fenced():\n                await self._lost(ticket, answer)\n            case _:\n                self._committed(ticket, turn, state)\n"),
+    _one("a fenced host answers all the same", SESSION, "            case _:\n                await self._lost(ticket, answer)\n", "            case _:\n                self._answer(ticket, Done(turn, False, self._residence()))\n                self._start_over(Reason.FENCED, [])\n"),
+    _one("a replay from memory after the store regressed", SESSION, "            self._start_over(Reason.REGRESSED, [])\n            ticket.finish(StateRegressed.of(mine, answer.turn_seq))\n", "            self._answer(ticket, StateRegressed.of(mine, answer.turn_seq))\n"),
+    _one("a regression is told to nobody", HOST, "        if told:\n            return\n", "        return\n"),
+    _one("a regression is called not done", "actors/errors.py", "        return cls(detail, outcome=Outcome.UNKNOWN, turn_seq=stored, turn_seq_lost=mine)", "        return cls(detail, turn_seq=stored, turn_seq_lost=mine)"),
+    _one("a deleted session is answered from memory", SESSION, "        if self._tombstone:\n            return SessionDeleted()\n", ""),
+    # --- who runs it ----------------------------------------------------------------------------------------------
+    _one("whoever holds the lease is robbed", SESSION, "            if home.placement.is_dead(answer.holder):", "            if True:"),
+    _one("a dead holder is never taken over", SESSION, "            if home.placement.is_dead(answer.holder):", "            if False:"),
+    _one("a frozen holder is waited for, for ever", HOST, "        death = asyncio.create_task(self.placement.wait_dead(to))", "        death = asyncio.create_task(asyncio.sleep(1e6))"),
+    _one("the ring is asked at every hop", HOST, "        may_ask_ring = hops == 0", "        may_ask_ring = True"),
+    _one("the commit is cancelled with its client", HOST, "        finally:\n            ticket.attached -= 1\n", "        except asyncio.CancelledError:\n            if ticket.attached == 1 and ticket.activation.task is not None:\n                ticket.activation.task.cancel()\n            raise\n        finally:\n            ticket.attached -= 1\n"),
+    # --- leaving, and coming back ---------------------------------------------------------------------------------
+    _one("an await between the empty check and the task's end", SESSION, "        # No await from the mailbox's \"empty\" to here: an arrival either was taken or starts a new task (I5).\n", "        await asyncio.sleep(0.001)\n"),
+    _one(
+        "an await between the idle check and the removal",
+        HOST,
+        "                if activation.passivate(reason):\n                    await activation.release()\n",
+        "                if activation.idle:\n                    await asyncio.sleep(0.001)\n                    activation._move(Event.LEAVE)\n"
+        "                    self.forget(activation, reason)\n                    await activation.release()\n",
+    ),
+    _one("a look, an await, then the wait", HOST, "                while ticket.end is None:\n                    await ticket.changed()\n", "                while ticket.end is None:\n                    await asyncio.sleep(0)\n                    await ticket.changed()\n"),
+    _one("a batch wakes nobody", SESSION, "            self.batch_until = wait_until\n        self.wake()\n", "            self.batch_until = wait_until\n"),
+    _one("who starts over forgets to wake", SESSION, "            ticket.void(self)\n        self.mailbox.put_first(entries)\n        self.wake()\n", "            ticket.void(self)\n        self.mailbox.put_first(entries)\n"),
+    _one("the hand-off batch goes after new arrivals", "actors/mailbox.py", "        self._waiting = {turn_id: rest.pop(turn_id, entry) for turn_id, entry in batch}\n        self._waiting.update(rest)\n", "        for turn_id, entry in batch:\n            rest.setdefault(turn_id, entry)\n"),
+    _one("the batch is dropped when the mailbox is full", "actors/mailbox.py", "        rest = self._waiting\n", "        rest = self._waiting\n        batch = [] if len(rest) >= self._limit else batch\n"),
+    _one("a batch doesn't wait for its lease", SESSION, "            elif clock() < self.batch_until:", "            elif False:"),
+    _one("who starts over goes to the end of the line", SESSION, "        waiting = [*running, *self.mailbox.take_all()]\n        self._home.forget(self, reason)\n", "        waiting = [*self.mailbox.take_all(), *running]\n        self._home.forget(self, reason)\n"),
+    _one("newest first", "actors/mailbox.py", "        return self._waiting.pop(next(iter(self._waiting)))", "        return self._waiting.pop(next(reversed(self._waiting)))"),
+    _one("a newer activation is forgotten with an old one", HOST, "        if self._activations.get(activation.key) is activation:\n            del self._activations[activation.key]", "        self._activations.pop(activation.key, None)"),
+    _one("a turn that was handed over is called not done", HOST, "    if doubtful and isinstance(end, RehydraError):", "    if False and isinstance(end, RehydraError):"),
+    # --- speaking -------------------------------------------------------------------------------------------------
+    _one("a stream goes on after a thaw without a check", HOST, "            if news and not (ticket.activation.entitled or isinstance(ticket.end, Done)):", "            if False:"),
+    _one("a lapse is forgotten with the next beat", STANDING, "        return placement.trusted() and placement.lapses == self._lapses", "        return placement.trusted()"),
+    _one("a stream that may not speak spins", HOST, "                    if isinstance(ticket.end, RehydraError):\n                        break  # What is left unsaid came to nothing; without this the loop would never wait again.\n", ""),
+    _one("a voided attempt goes on in the stream", HOST, "            if ticket.generation != generation:\n                generation, announced, shown = ticket.generation, False, 0\n", ""),
+    _one("a refusal from memory by a ghost", HOST, "doubtful or not activation.entitled)", "False)"),
+    # --- limits ---------------------------------------------------------------------------------------------------
+    _one("no limit on attachments", SESSION, "            if ticket.attached >= self._home.settings.session.attachments_max:", "            if False:"),
+    _one("no limit on the mailbox", "actors/mailbox.py", "        if len(self._waiting) >= self._limit:\n            return False\n", ""),
+    _one("no limit on resident sessions", HOST, "        if surplus <= 0 and surplus_bytes <= 0:\n            return\n        for", "        return\n        for"),
+    _one("idle sessions stay for ever", HOST, "            if activation.idle:\n                self._passivate(key, Reason.IDLE)\n", "            pass\n"),
+    # --- who is alive ---------------------------------------------------------------------------------------------
+    _one("others are judged though one's own beats were lost", "router/membership.py", "            self._seen.clear()\n            self._evidence.clear()\n", "            pass\n"),
+    _one("a ghost may call others dead", "router/membership.py", "        if incarnation == self.incarnation or not self.trusted(now):\n            return False\n", ""),
+    _one("a refused connection is never evidence", "router/membership.py", "        evidence.stranger |= stranger\n", "        self._evidence.clear()\n"),
+)
