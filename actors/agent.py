@@ -2,8 +2,9 @@
 
 An agent is anything callable with one :class:`Conversation`: an ``async def`` that returns the reply, an async
 generator that yields it in pieces, a plain function or generator (run in a thread of its own), or a class, which is
-instantiated once per host and whose instances are called. It never sees two turns of one session at once (I4), and
-what it does to ``conversation.state`` counts only if the turn is committed.
+instantiated once per host and whose instances are called. It never sees two turns of one session at once (I4), save
+when it ignores its deadline for longer than ``agent.grace_s``: such an attempt is abandoned, and nothing that it does
+to the session counts any more. What it does to ``conversation.state`` counts only if the turn is committed.
 
 Side effects outside of the session are the agent's own business: an attempt may be repeated after a crash with the
 same ``turn_id`` and a higher ``attempt``, so give ``turn_id`` to whatever must not happen twice.
@@ -107,19 +108,24 @@ async def pieces(
 ) -> AsyncGenerator[str, None]:
     """Run the agent and yield its reply in the pieces in which it comes. AgentFailed if a piece isn't text.
 
-    A synchronous agent runs in one of ``threads``, one step at a time: cancelling stops the waiting, not the thread.
+    A synchronous agent runs in one of ``threads``, one step at a time: cancelling waits for the step to end.
     """
-    loop = asyncio.get_running_loop()
     target = agent if inspect.isroutine(agent) else type(agent).__call__
     if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
         result = agent(conversation)
     else:
-        result = await loop.run_in_executor(threads, agent, conversation)
+        result = await _in_thread(threads, agent, conversation)
     if inspect.isawaitable(result):
         result = await result
     if isinstance(result, AsyncIterator):
-        async for piece in result:
-            yield _text(piece)
+        try:
+            async for piece in result:
+                yield _text(piece)
+        finally:
+            # Its own finally blocks belong to this turn: they must have run before the next one begins (I4).
+            # One that is still running is being collected together with its event loop.
+            if not getattr(result, "ag_running", False) and (aclose := getattr(result, "aclose", None)) is not None:
+                await aclose()
     elif isinstance(result, Iterator):
         async for piece in _threaded(result, threads):
             yield _text(piece)
@@ -131,9 +137,27 @@ _END = object()
 
 
 async def _threaded(iterator: Iterator[Any], threads: Executor | None) -> AsyncIterator[Any]:
-    loop = asyncio.get_running_loop()
-    while (piece := await loop.run_in_executor(threads, next, iterator, _END)) is not _END:
+    while (piece := await _in_thread(threads, next, iterator, _END)) is not _END:
         yield piece
+
+
+async def _in_thread(threads: Executor | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call in a thread. A cancelled caller still waits for it: a thread can't be stopped, and the next turn of the
+    session must not begin beside it (I4). Whoever cancels gives up after a while of its own choice."""
+
+    def call() -> Any:
+        try:
+            return function(*arguments)
+        except StopIteration as error:
+            # A future can't carry it: the caller would wait for ever.
+            raise RuntimeError("the agent raised StopIteration") from error
+
+    running = asyncio.get_running_loop().run_in_executor(threads, call)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait((running,))
+        raise
 
 
 def _text(piece: Any) -> str:

@@ -2,8 +2,8 @@
 
 ``POST /chat`` and what hosts say to each other go straight to plain ASGI handlers; all else goes to FastAPI. Every
 request runs in its own task; nothing is shared between them but the host. Requests that only hosts may send
-(``/internal/...``) must name the incarnation they are meant for in ``x-rehydra-to``: the edge takes every
-``x-rehydra-*`` header from what comes from outside.
+(``/internal/...``) must show the pass, without which there is nothing at their path, and name the incarnation they are
+meant for in ``x-rehydra-to``. Who comes from outside has no pass, whether through the edge, Serve's proxy or directly.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from actors.api_answers import problem_answer
 from actors.api_chat import ChatRoute, checked_metadata, parsed
 from actors.api_docs import documented
-from actors.api_headers import picked, session_id_checked
+from actors.api_headers import PASS, edge_secret, internal_pass, picked, session_id_checked
 from actors.asgi import ClientGone, Receive, Scope, Send, read_body, send_answer
-from actors.errors import BadRequest, MethodNotAllowed, Misdirected, RehydraError
+from actors.errors import BadRequest, MethodNotAllowed, Misdirected, PathUnknown, RehydraError
 from actors.model import SessionKey, TurnRequest, fingerprint_of
 from actors.service import Service
 
@@ -28,6 +28,7 @@ class Api:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._pass = internal_pass(edge_secret(service.settings))
         self._chat = ChatRoute(service)
         self._rest = documented(service)
         session = service.settings.session
@@ -64,7 +65,7 @@ class Api:
 
     async def _hand_off(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Waiting turns of a session from the host that had it. 204 once this host has them."""
-        headers = picked(scope["headers"])
+        headers = self._from_a_host(scope)
         if headers.get(b"x-rehydra-to") != self._service.host.ref.incarnation:
             raise Misdirected(f"This is {self._service.host.ref.incarnation}.")
         if scope["method"] != "POST":
@@ -77,6 +78,17 @@ class Api:
         await self._service.host.accept_batch(key, batch)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
+
+    def _from_a_host(self, scope: Scope) -> dict[bytes, str]:
+        """The headers of another host's request. PathUnknown, the answer of any path that isn't there, to all else."""
+        unknown = PathUnknown(f"There is nothing at {scope['path']}.")
+        try:
+            headers = picked(scope["headers"], self._pass)
+        except BadRequest as error:
+            raise unknown from error
+        if PASS not in headers:
+            raise unknown
+        return headers
 
 
 def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest]]:

@@ -6,12 +6,14 @@ only its own waiting: the turn goes on and is committed.
 
 Which session: the header ``X-Session-Id``, else ``session_id`` in the body, else the id that the edge has derived,
 else one derived here in the same way, so that a repeat under the same key finds the same session on any host.
+
+What the edge and other hosts add (the turn's id, its tenant, the hops) counts only with their pass: ``api_headers``
+leaves it out otherwise, and the request is a client's like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hmac
 import logging
 import re
@@ -21,7 +23,7 @@ from typing import Any, Final
 from pydantic_core import from_json, to_json
 
 from actors.api_answers import Answer, Headers, done_answer, problem_answer, slot_header
-from actors.api_headers import idempotency_key, if_match, picked, session_id_checked
+from actors.api_headers import edge_secret, idempotency_key, if_match, internal_pass, picked, session_id_checked
 from actors.asgi import ClientGone, ClientWatch, Receive, Scope, Send, read_body, send_answer
 from actors.errors import BadRequest, EncodingUnsupported, Misdirected, RehydraError, TooLarge
 from actors.model import SessionKey, TurnRequest, fingerprint_of
@@ -95,12 +97,13 @@ class ChatRoute:
         self._body_s = settings.http.body_s
         self._ping_s = settings.http.ping_s
         self._tenant = settings.store.tenant
-        self._secret = base64.b64decode(settings.edge.secret.get_secret_value())
+        self._secret = edge_secret(settings)
+        self._pass = internal_pass(self._secret)
         self._slot_headers: dict[str, tuple[bytes, bytes]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            headers = picked(scope["headers"])
+            headers = picked(scope["headers"], self._pass)
             hops = self._hops(headers)
             body = await self._body(headers, receive)
             request, stream = self._request(headers, body)

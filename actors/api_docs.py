@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from actors.api_answers import Answer, etag, json_answer, problem_answer
-from actors.api_headers import idempotency_key, picked
+from actors.api_headers import edge_secret, idempotency_key, internal_pass, picked
 from actors.api_models import (
     CHAT_HEADERS,
     ETAG,
@@ -86,6 +86,7 @@ def _add_chat(app: FastAPI) -> None:
 def _add_sessions(app: FastAPI, service: Service) -> None:
     tenant = service.settings.store.tenant
     page_max = service.settings.http.turns_page_max
+    right_pass = internal_pass(edge_secret(service.settings))
 
     @app.get(
         "/sessions/{session_id}",
@@ -97,7 +98,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         request: Request, session_id: SessionId, if_none_match: Annotated[str | None, Header()] = None
     ) -> Response:
         """How far a session is."""
-        _same_id(request, session_id)
+        _headers_of(request, session_id, right_pass)
         page = await service.host.read(SessionKey(session_id, tenant), 0, 1)
         created_ms = page.turns[0].committed_ms if page.turns else None
         return _tagged(
@@ -118,7 +119,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         """The committed turns, oldest first."""
-        _same_id(request, session_id)
+        _headers_of(request, session_id, right_pass)
         page = await service.host.read(SessionKey(session_id, tenant), after, limit)
         views = [_turn_view(turn) for turn in page.turns]
         return _tagged(page, if_none_match, {"session_id": session_id, "turn_seq": page.turn_seq, "turns": views})
@@ -132,8 +133,8 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
     )
     async def delete(request: Request, session_id: SessionId, idempotency_key: Key = None) -> Response:
         """Delete a session, its turns and its state. It answers 410 afterwards, and a repeat of this 204."""
-        _same_id(request, session_id)
-        await service.host.delete(SessionKey(session_id, tenant), _turn_id(request))
+        headers = _headers_of(request, session_id, right_pass)
+        await service.host.delete(SessionKey(session_id, tenant), _turn_id(headers))
         return Response(status_code=204)
 
 
@@ -221,15 +222,15 @@ def _turn_view(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _same_id(request: Request, session_id: str) -> None:
-    """The header may say the same as the path, not something else; and no header may come twice."""
-    in_header = picked(request.headers.raw).get(b"x-session-id")
-    if in_header is not None and in_header != session_id:
+def _headers_of(request: Request, session_id: str, right_pass: str) -> dict[bytes, str]:
+    """The header may say the same session as the path, not another one; and no header may come twice."""
+    headers = picked(request.headers.raw, right_pass)
+    if headers.get(b"x-session-id", session_id) != session_id:
         raise BadRequest("The session id in the header and the one in the path differ.")
+    return headers
 
 
-def _turn_id(request: Request) -> str:
-    headers = picked(request.headers.raw)
+def _turn_id(headers: dict[bytes, str]) -> str:
     if (key := headers.get(b"idempotency-key")) is not None:
         return "k:" + idempotency_key(key)
     return "r:" + (headers.get(b"x-rehydra-request") or uuid.uuid4().hex)

@@ -1,25 +1,28 @@
-"""What request headers mean here: which count, in which form, and what is refused.
+"""What request headers mean here: which count, in which form, whose word they are, and what is refused.
 
 Pure. Each function takes the text of one header and raises BadRequest with one sentence for a person.
+
+Headers named ``x-rehydra-*`` are the word of the edge or of another host, and say things that a client may not: whose
+turn this is, of which tenant. They count only together with the pass, which nobody can show who doesn't know
+``edge.secret``; a host can be reached directly, so the edge's deleting them is not enough.
 """
 
 from __future__ import annotations
 
+import base64
+import hmac
 import re
 from typing import Final
 
 from actors.api_answers import Headers
-from actors.errors import BadRequest
+from actors.errors import BadRequest, Misconfigured
 from actors.model import SESSION_ID_PATTERN
+from actors.settings import Settings
 
-WANTED: Final = frozenset(
+PASS: Final = b"x-rehydra-pass"
+INTERNAL: Final = frozenset(
     {
-        b"x-session-id",
-        b"idempotency-key",
-        b"if-match",
-        b"accept",
-        b"content-length",
-        b"content-encoding",
+        PASS,
         b"x-rehydra-request",
         b"x-rehydra-session",
         b"x-rehydra-to",
@@ -28,14 +31,48 @@ WANTED: Final = frozenset(
         b"x-rehydra-tenant",
     }
 )
+"""Believed of the edge and of other hosts only."""
+
+WANTED: Final = INTERNAL | {
+    b"x-session-id",
+    b"idempotency-key",
+    b"if-match",
+    b"accept",
+    b"content-length",
+    b"content-encoding",
+}
 KEY_PATTERN: Final = re.compile(r"[!-~]{1,255}")
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _ETAG: Final = re.compile(r'"?(0|[1-9][0-9]{0,14})"?')
 
 
-def picked(headers: Headers) -> dict[bytes, str]:
-    """The headers that matter here. BadRequest if one of them comes twice: which would count is anybody's guess."""
+def edge_secret(settings: Settings) -> bytes:
+    """``edge.secret`` as bytes. Misconfigured if it isn't base64, or says nothing."""
+    try:
+        secret = base64.b64decode(settings.edge.secret.get_secret_value(), validate=True)
+    except ValueError as error:
+        raise Misconfigured("edge.secret must be written in base64.") from error
+    if not secret:
+        raise Misconfigured("edge.secret is empty.")
+    return secret
+
+
+def internal_pass(secret: bytes) -> str:
+    """What edge and hosts show each other in ``x-rehydra-pass``: 32 hex digits. The edge writes the same.
+
+    No session id can ever be this one: what those are derived from begins with ``k:`` or ``r:``.
+    """
+    return hmac.digest(secret, b"rehydra internal", "sha256").hex()[:32]
+
+
+def picked(headers: Headers, right_pass: str) -> dict[bytes, str]:
+    """The headers that matter here; those of ``INTERNAL``, the pass among them, only if the pass is there.
+
+    BadRequest if one of them comes twice: which would count is anybody's guess. BadRequest for a wrong pass, too: it
+    may be a host's that has another secret, and its request would be run as a client's, under a new turn id.
+    """
     found: dict[bytes, str] = {}
+    twice = b""
     for name, value in headers:
         if name in WANTED:
             text = value.decode("latin-1")
@@ -43,9 +80,23 @@ def picked(headers: Headers) -> dict[bytes, str]:
                 found[name] = text
             elif name == b"accept":
                 found[name] += "," + text
+            elif name in INTERNAL:
+                twice = name
             else:
-                raise BadRequest(f"The header {name.decode()} comes more than once.")
+                raise _comes_twice(name)
+    shown = found.get(PASS)
+    if shown is None:
+        for name in INTERNAL:
+            found.pop(name, None)
+    elif not hmac.compare_digest(shown.encode("latin-1"), right_pass.encode()):
+        raise BadRequest("x-rehydra-pass is wrong. edge.secret must be the same on all hosts and the edge.")
+    elif twice:
+        raise _comes_twice(twice)
     return found
+
+
+def _comes_twice(name: bytes) -> BadRequest:
+    return BadRequest(f"The header {name.decode()} comes more than once.")
 
 
 def session_id_checked(session_id: str) -> str:

@@ -1,6 +1,8 @@
 """One attempt of the agent at one turn, within its limits. Commits nothing and knows no store.
 
-The deadline ends with the attempt: what follows, the commit, is not the agent's time (I10).
+The attempt runs in a task of its own beside the session's, which waits for it: an agent that ignores its deadline, or
+cancels itself, can then harm nothing but its own turn. The deadline ends with the attempt: what follows, the commit, is
+not the agent's time (I10).
 """
 
 from __future__ import annotations
@@ -25,21 +27,33 @@ async def run_attempt(
     limits: AgentSettings,
     threads: Executor | None,
 ) -> tuple[str, bytes | None]:
-    """The reply and, if the agent changed it, the new state. ``say`` gets each piece as it comes.
+    """The reply and, if the agent changed it, the new state. ``say`` gets each piece as it comes, in time.
 
     AgentTimedOut past ``deadline_s``; AgentFailed for whatever the agent raises, and for a reply or state that is too
     large or isn't text or JSON.
     """
-    deadline = asyncio.timeout(limits.deadline_s)
+    speaker = _Speaker(say)
+    attempt = asyncio.create_task(_reply(agent, conversation, speaker, limits.reply_bytes_max, threads))
     try:
-        async with deadline:
-            reply = await _reply(agent, conversation, say, limits.reply_bytes_max, threads)
-        state = conversation.packed_state()
+        await asyncio.wait((attempt,), timeout=limits.deadline_s)
+        if not attempt.done():
+            speaker.silence()
+            await _stop(attempt, limits.grace_s, conversation)
+            raise AgentTimedOut(f"It had {limits.deadline_s:g} s.", retry_after_s=1)
+    finally:
+        attempt.cancel()
+    return _outcome(attempt, conversation, limits)
+
+
+def _outcome(attempt: asyncio.Task[str], conversation: Conversation, limits: AgentSettings) -> tuple[str, bytes | None]:
+    if attempt.cancelled():
+        # Nobody here cancels an attempt that is in time: the agent, or something that it awaited, did.
+        raise AgentFailed("The agent cancelled itself.")
+    try:
+        reply, state = attempt.result(), conversation.packed_state()
     except RehydraError:
         raise
     except Exception as error:
-        if deadline.expired():
-            raise AgentTimedOut(f"It had {limits.deadline_s:g} s.", retry_after_s=1) from error
         where = {"session": str(conversation.key), "turn_id": conversation.turn_id}
         log.warning("agent failed", exc_info=error, extra=where)
         raise AgentFailed(f"The agent raised {type(error).__name__}.") from error
@@ -48,8 +62,48 @@ async def run_attempt(
     return reply, state
 
 
+async def _stop(attempt: asyncio.Task[str], grace_s: float, conversation: Conversation) -> None:
+    """Cancel it and wait until it has stopped; abandon it if it doesn't stop in time."""
+    attempt.cancel()
+    await asyncio.wait((attempt,), timeout=grace_s)
+    if attempt.done():
+        # Whatever it raised on its way out comes too late to matter; asking keeps asyncio from complaining.
+        _ = attempt.cancelled() or attempt.exception()
+        return
+    where = {"session": str(conversation.key), "turn_id": conversation.turn_id}
+    log.error("agent abandoned: it did not stop", extra=where)
+    _abandoned.add(attempt)
+    attempt.add_done_callback(_buried)
+
+
+_abandoned: set[asyncio.Task[str]] = set()
+"""Attempts that did not stop. Kept so that they aren't collected while they run; nothing else looks at them."""
+
+
+def _buried(attempt: asyncio.Task[str]) -> None:
+    _abandoned.discard(attempt)
+    _ = attempt.cancelled() or attempt.exception()
+
+
+class _Speaker:
+    """Passes pieces on until it is silenced: an abandoned attempt must not speak into the next one."""
+
+    __slots__ = ("_say", "_silent")
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._silent = False
+
+    def say(self, piece: str) -> None:
+        if not self._silent:
+            self._say(piece)
+
+    def silence(self) -> None:
+        self._silent = True
+
+
 async def _reply(
-    agent: Agent, conversation: Conversation, say: Callable[[str], None], bytes_max: int, threads: Executor | None
+    agent: Agent, conversation: Conversation, speaker: _Speaker, bytes_max: int, threads: Executor | None
 ) -> str:
     parts: list[str] = []
     size_bytes = 0
@@ -60,5 +114,5 @@ async def _reply(
             if size_bytes > bytes_max:
                 raise AgentFailed(f"The reply is longer than {bytes_max} bytes.")
             parts.append(piece)
-            say(piece)
+            speaker.say(piece)
     return "".join(parts)

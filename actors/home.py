@@ -6,9 +6,9 @@ Nothing here awaits: an activation may call it between a look and a change (I5).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.agent import Agent
 from actors.lifecycle import Reason
@@ -61,3 +61,15 @@ class Home(Protocol):
         ...
 
     def leaving(self) -> bool: ...
+
+    def handing_off(self, key: SessionKey, owner: HostRef) -> None:
+        """From now on arrivals for this session go to ``owner``, which waits for the lease that is being released."""
+        ...
+
+    def handed_off(self, key: SessionKey) -> None:
+        """The release has ended, one way or the other."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run in a task that the host keeps, and waits for when it drains."""
+        ...

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -72,13 +72,17 @@ class Host:
         self._activations: OrderedDict[SessionKey, Activation] = OrderedDict()
         """Least recently used first."""
         self._resident_bytes = 0
-        self._to_release: deque[tuple[SessionKey, Reason]] = deque()
+        self._to_release: dict[SessionKey, Reason] = {}
+        """What is to passivate, in this order; a session stands in it once, however often it is asked for."""
         self._releasing = 0
+        self._handing_off: dict[SessionKey, HostRef] = {}
+        self._chats = 0
         self._untold: OrderedDict[SessionKey, tuple[int, int]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
-        self._emptied = asyncio.Event()
-        self._emptied.set()
+        self._settled = asyncio.Event()
+        """Set while nothing is in memory, nothing runs, and nobody waits for an answer."""
+        self._settled.set()
         self._counts = {"turns": 0, "activations": 0, "passed_on": 0, "regressed": 0, "failures": 0}
         self._passivated = dict.fromkeys(Reason, 0)
         self._loop = asyncio.get_running_loop()
@@ -91,15 +95,21 @@ class Host:
 
         Cancelling this call (the client has gone) doesn't stop the turn. ``hops``: how often it was passed on.
         """
+        self._chats += 1
+        self._settled.clear()
         try:
-            async with asyncio.timeout(self.settings.session.request_wait_s):
-                final = await self._answer(request, requester, hops)
-        except TimeoutError:
-            final = WaitedTooLong(retry_after_s=1)
-        if final is not None:
-            if isinstance(final, Done) and not final.replayed:
-                self._counts["turns"] += 1
-            await requester.finish(final)
+            try:
+                async with asyncio.timeout(self.settings.session.request_wait_s):
+                    final = await self._answer(request, requester, hops)
+            except TimeoutError:
+                final = WaitedTooLong(retry_after_s=1)
+            if final is not None:
+                if isinstance(final, Done) and not final.replayed:
+                    self._counts["turns"] += 1
+                await requester.finish(final)
+        finally:
+            self._chats -= 1
+            self._note_settled()
 
     async def _answer(self, request: TurnRequest, requester: Requester, hops: int) -> Done | RehydraError | None:
         """The final answer, or None if another host has given it to the requester."""
@@ -109,14 +119,18 @@ class Host:
         while True:
             activation = self._activations.get(request.key)
             if activation is None:
-                owner = self.must_move(request.key) if may_ask_ring else None
+                owner = self._handing_off.get(request.key) if hops < self.settings.session.hops_max else None
+                if owner is None and may_ask_ring:
+                    owner = self.must_move(request.key)
                 if owner is not None:
                     # Asked once: if the owner can't be reached, the session is served where the request landed.
                     may_ask_ring = False
                     passed = await self._pass_on(owner, request, requester, hops + 1)
                     if passed is Passed.FINISHED:
                         return None
-                    doubtful = passed is Passed.BROKEN
+                    doubtful |= passed is Passed.BROKEN
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2 + 0.01, 0.5)
                     continue
                 if (told := self._tell_regression(request.key)) is not None:
                     return told
@@ -238,7 +252,7 @@ class Host:
         activation = self._activations[key] = Activation(self, key)
         activation.last_used = self._loop.time()
         self._counts["activations"] += 1
-        self._emptied.clear()
+        self._settled.clear()
         self._shrink()
         return activation
 
@@ -250,8 +264,7 @@ class Host:
         self._passivated[reason] += 1
         if reason is Reason.FAILED:
             self._counts["failures"] += 1
-        if not self._activations:
-            self._emptied.set()
+        self._note_settled()
 
     def again(self, key: SessionKey, tickets: Sequence[Ticket]) -> None:
         """A new activation takes over the tickets of one that has just been forgotten, in their order."""
@@ -305,7 +318,7 @@ class Host:
                 self._passivate(key, Reason.DRAIN if self._draining else Reason.HANDOFF)
 
     def _passivate(self, key: SessionKey, reason: Reason) -> None:
-        self._to_release.append((key, reason))
+        self._to_release.setdefault(key, reason)
         if self._releasing < self.settings.session.releases_max:
             self._releasing += 1
             self.spawn(self._release_queued())
@@ -315,14 +328,21 @@ class Host:
         by then it may be busy again, or gone, or belong here after all."""
         try:
             while self._to_release:
-                key, reason = self._to_release.popleft()
+                key = next(iter(self._to_release))
+                reason = self._to_release.pop(key)
                 activation = self._activations.get(key)
-                if activation is None or (reason is Reason.HANDOFF and self.must_move(key) is None):
-                    continue
-                if activation.passivate(reason):
+                if activation is not None and self._still(reason, activation) and activation.passivate(reason):
                     await activation.release()
         finally:
             self._releasing -= 1
+
+    def _still(self, reason: Reason, activation: Activation) -> bool:
+        """Whether what was true when the session was queued is true yet."""
+        if reason is Reason.HANDOFF:
+            return self.must_move(activation.key) is not None
+        if reason is Reason.IDLE:
+            return activation.last_used <= self._loop.time() - self.settings.session.idle_s
+        return True
 
     def _shrink(self) -> None:
         """Passivate the least recently used idle sessions while the host holds more than it may."""
@@ -358,17 +378,14 @@ class Host:
         """Everything out of memory, every lease given back, within ``drain_stream_s``. The caller has left the table.
 
         The ring decides where the waiting turns go; without a ring (this was the last host) they are run to the end.
-        Requests that are passed on to this host meanwhile are still served. Optional (I9): a killed host's sessions
-        are taken over instead.
+        Requests that are passed on to this host meanwhile are still served, and those that it has passed on itself are
+        waited for. Optional (I9): a killed host's sessions are taken over instead.
         """
         self._draining = True
         self.ring_changed()
         try:
             async with asyncio.timeout(self.settings.session.drain_stream_s):
-                while self._activations or self._tasks:
-                    await self._emptied.wait()
-                    if self._tasks:
-                        await asyncio.wait(tuple(self._tasks))
+                await self._settled.wait()
         except TimeoutError:
             log.warning("drain ended with sessions in memory", extra={"resident": len(self._activations)})
 
@@ -376,14 +393,29 @@ class Host:
         """Stop timers. Idempotent."""
         self._sweeper.cancel()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run in the background, kept alive and its failure logged."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run in the background, kept alive, waited for by ``drain``, and its failure logged."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
+        self._settled.clear()
         task.add_done_callback(self._spawned_ended)
+        return task
+
+    def handing_off(self, key: SessionKey, owner: HostRef) -> None:
+        """From now on arrivals for this session go to ``owner``, which waits for the lease that is being released."""
+        self._handing_off[key] = owner
+
+    def handed_off(self, key: SessionKey) -> None:
+        """The release has ended, one way or the other."""
+        self._handing_off.pop(key, None)
+
+    def _note_settled(self) -> None:
+        if not (self._activations or self._tasks or self._chats):
+            self._settled.set()
 
     def _spawned_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._note_settled()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._counts["failures"] += 1
             log.error("background task failed", exc_info=error)

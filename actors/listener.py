@@ -4,6 +4,9 @@ The HTTP parts are uvicorn's (httptools); this module does what ``uvicorn.Server
 host must not have: it installs no signal handlers, opens its socket before it serves (so that the address is known
 when the host joins the ring), and ends in its own order: stop accepting, let running requests finish, cut the rest.
 
+A request's headers are those of its head. What a client sends after a chunked body (trailers) is dropped: no proxy has
+looked at it, and uvicorn would put it among the headers.
+
 What runs at the same time: one protocol per connection, one task per request, and one ticker that sets the Date
 header and cuts connections which have been sending a request head, or an unread body, for too long.
 """
@@ -140,8 +143,8 @@ class Listener:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection with limits that uvicorn lacks: how many there are, how long and how large a head may be, and
-    how long a client may send what nobody reads."""
+    """One connection with limits that uvicorn lacks: how many there are, how long and how large a head may be, which
+    headers count, and how long a client may send what nobody reads."""
 
     def __init__(self, config: Config, state: ServerState, settings: HttpSettings) -> None:
         super().__init__(config, state, {})
@@ -149,7 +152,8 @@ class Connection(HttpToolsProtocol):
         self._since = time.monotonic()
         """When the client began to send the request that isn't complete, or to be idle without a first one."""
         self._in_head = True
-        self._head_bytes = 0
+        self._bodiless_bytes = 0
+        """Received since the last of a body, or of a complete head: a head, the frame of a chunk, trailers."""
         self._incomplete = True
         self._excess_bytes = 0
         self._closing_since = 0.0
@@ -163,12 +167,11 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._in_head:
-            # Counts a body's beginning too if it comes with its head, hence only what came before this piece.
-            if self._head_bytes > self._settings.head_bytes_max:
-                self.transport.abort()
-                return
-            self._head_bytes += len(data)
+        # This piece may end with a body's beginning, hence only what came before it is measured.
+        if self._bodiless_bytes > self._settings.head_bytes_max:
+            self.transport.abort()
+            return
+        self._bodiless_bytes += len(data)
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -176,12 +179,17 @@ class Connection(HttpToolsProtocol):
         self._since = time.monotonic()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_bytes = 0
+        self._bodiless_bytes = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._bodiless_bytes = 0
         super().on_body(body)
         if self.cycle.response_complete:
             self._excess_bytes += len(body)

@@ -1,15 +1,16 @@
 """The other hosts over HTTP: passing a request on, and handing waiting turns over.
 
-A request is passed on as the same ``POST /chat`` with the turn's id, the number of hops and the incarnation that is
-meant; the answer's status, headers and bytes go to the client as they are. A JSON answer is sent on only when it is
-whole; a stream is sent on in whole frames, so that whatever breaks off, the client holds no half of anything and the
-next attempt's ``turn`` can void it.
+A request is passed on as the same ``POST /chat`` with the turn's id, the number of hops, the incarnation that is
+meant, and the pass without which none of that would be believed; the answer's status, headers and bytes go to the
+client as they are. A JSON answer is sent on only when it is whole; a stream is sent on in whole frames, so that
+whatever breaks off, the client holds no half of anything and the next attempt's ``turn`` can void it.
 
 How a failure is told apart:
 
 - the connection is refused: nobody listens there (``REFUSED``);
 - a pooled connection turns out to be closed: that says nothing about the host, so the request is sent once more on a
-  fresh one (the turn's id makes that harmless) and the fresh one's outcome counts: a dead host refuses it;
+  fresh one (the turn's id makes that harmless) and the fresh one's outcome counts. If that one is refused, the outcome
+  is ``BROKEN`` all the same: the first one may have been taken. Whoever asks again is refused at once;
 - a fresh connection breaks, or the answer ends too early: ``BROKEN``.
 
 There is no time-out on an answer but ``session.request_wait_s``: whoever waits knows better when the other is dead,
@@ -28,6 +29,7 @@ import aiohttp
 from pydantic_core import to_json
 
 from actors.api_answers import Answer, Headers
+from actors.api_headers import PASS, edge_secret, internal_pass
 from actors.model import HostRef, SessionKey, TurnRequest
 from actors.ports import Passed, Requester
 from actors.settings import Settings
@@ -69,6 +71,7 @@ class HttpPeers:
         self._hand_off_s = settings.http.hand_off_s
         # A reply of control characters takes six bytes each in JSON.
         self._answer_bytes_max = 6 * settings.agent.reply_bytes_max + ENVELOPE_BYTES
+        self._internal = {"content-type": "application/json", PASS.decode(): internal_pass(edge_secret(settings))}
         self._pooled = _client(settings, keep=True)
         self._fresh = _client(settings, keep=False)
 
@@ -84,6 +87,7 @@ class HttpPeers:
         if not isinstance(requester, RelayTarget):
             raise TypeError(f"{type(requester).__name__} can't take another host's bytes.")
         headers, body = _passed_on(to, request, requester.stream, hops)
+        headers |= self._internal
         try:
             async with asyncio.timeout(self._wait_s):
                 response = await self._post(f"http://{to.address}/chat", headers, body)
@@ -92,7 +96,7 @@ class HttpPeers:
                     return await self._hand_through(response, requester)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             passed = Passed.REFUSED if _refused(error) else Passed.BROKEN
-            log.info("passing on failed", extra={"to": to.address, "passed": passed.value, "error": repr(error)})
+            log.info("passing on failed", extra={"to": to.address, "passed": passed.value, "error": _told(error)})
             return passed
 
     async def _hand_through(self, response: aiohttp.ClientResponse, target: RelayTarget) -> Passed:
@@ -133,14 +137,20 @@ class HttpPeers:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if not used.pooled or isinstance(error, aiohttp.ClientConnectorError):
                 raise
-        # Not from the pool again: what else is in it may be just as dead.
-        return await self._fresh.post(url, data=body, headers=headers, allow_redirects=False)
+            broken = error
+        try:
+            # Not from the pool again: what else is in it may be just as dead.
+            return await self._fresh.post(url, data=body, headers=headers, allow_redirects=False)
+        except aiohttp.ClientConnectorError as refusal:
+            # REFUSED means "not taken", which holds of the second sending only: the first one broke off, and may have
+            # been taken by a host that died over it.
+            raise broken from refusal
 
     # --- handing over -----------------------------------------------------------------------------------------------
 
     async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
         """See ``ports.Peers``."""
-        headers = {"content-type": "application/json", "x-rehydra-to": to.incarnation}
+        headers = {**self._internal, "x-rehydra-to": to.incarnation}
         document = {"session_id": key.session_id, "tenant": key.tenant, "batch": [_entry(turn) for turn in batch]}
         try:
             async with asyncio.timeout(self._hand_off_s):
@@ -148,7 +158,7 @@ class HttpPeers:
                 async with response:
                     return 200 <= response.status < 300
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.info("hand-off unanswered", extra={"to": to.address, "error": repr(error)})
+            log.info("hand-off unanswered", extra={"to": to.address, "error": _told(error)})
             return False
 
 
@@ -169,7 +179,6 @@ def _client(settings: Settings, keep: bool) -> aiohttp.ClientSession:
 
 def _passed_on(to: HostRef, request: TurnRequest, stream: bool, hops: int) -> tuple[dict[str, str], bytes]:
     headers = {
-        "content-type": "application/json",
         "x-session-id": request.key.session_id,
         "x-rehydra-to": to.incarnation,
         "x-rehydra-hops": str(hops),
@@ -203,6 +212,11 @@ async def _whole_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes
         if len(body) > bytes_max:
             return None
     return bytes(body)
+
+
+def _told(error: BaseException) -> str:
+    """For the log. Not ``repr``: aiohttp's errors show the request's headers in theirs, and with them the pass."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _refused(error: BaseException) -> bool:

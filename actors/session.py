@@ -15,6 +15,8 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 
+from pydantic_core import to_json
+
 from actors.agent import Conversation
 from actors.attempt import run_attempt
 from actors.errors import (
@@ -54,6 +56,9 @@ log = logging.getLogger("rehydra.session")
 
 TURN_OVERHEAD_BYTES = 400
 """What a turn in memory costs beside its text, roughly: the unit of ``resident_bytes_max`` is an estimate."""
+
+BATCH_TRIES = 4
+"""How often a batch is sent again because messages arrived while it was on its way."""
 
 
 class Activation:
@@ -131,7 +136,7 @@ class Activation:
     def wake(self) -> None:
         """There may be work: make sure that the task exists. No await between here and the mailbox's change."""
         if self.task is None and self.phase in (Phase.ACTIVATING, Phase.READY):
-            self.task = asyncio.get_running_loop().create_task(self._work(), name=f"session {self.key}")
+            self.task = self._home.spawn(self._work())
 
     @property
     def idle(self) -> bool:
@@ -183,7 +188,10 @@ class Activation:
                     await self._hand_off_if_moved()
         except Exception:
             log.exception("activation failed", extra={"session": str(self.key), "phase": self.phase})
-            self._drop(Reason.FAILED, RehydraError("This session's actor failed; its committed turns are safe."))
+            self.running, failed = None, self.running
+            self._drop(
+                Reason.FAILED, RehydraError("This session's actor failed; its committed turns are safe."), failed
+            )
         # No await from the mailbox's "empty" to here: an arrival either was taken or starts a new task (I5).
         self.task = None
         if self.phase is Phase.READY and (self._home.leaving() or self._home.must_move(self.key) is not None):
@@ -291,9 +299,14 @@ class Activation:
         except StoreFull as full:
             await self._refuse(ticket, full)
             return
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             # Unknown, not failed: the commit may be in the log, or get there yet. Only a new claim can tell.
-            self._start_over(Reason.FAILED, [ticket])
+            ticket.restarts += 1
+            if ticket.restarts <= home.settings.session.restarts_max:
+                self._start_over(Reason.FAILED, [ticket])
+            else:
+                self._start_over(Reason.FAILED, [])
+                ticket.finish(StoreUnavailable(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))
             return
         match answer:
             case Ok():
@@ -350,7 +363,9 @@ class Activation:
             self._start_over(Reason.REGRESSED, [])
             ticket.finish(StateRegressed.of(mine, answer.turn_seq))
         else:
-            self._drop(Reason.DELETED, SessionDeleted(), ticket)
+            # An earlier try of its commit may have been read by somebody before the session was deleted.
+            ticket.finish(SessionDeleted(outcome=Outcome.UNKNOWN))
+            self._drop(Reason.DELETED, SessionDeleted())
 
     async def _fenced(self, ticket: Ticket, fenced: Fenced) -> None:
         """Another activation holds the lease, or none does. Nothing that this one computed is said (I8)."""
@@ -387,7 +402,7 @@ class Activation:
             self._move(Event.DROP)
             self._home.forget(self, reason)
         self.reason = reason
-        tickets = [running or self.running, *self.mailbox.take_all()]
+        tickets = [running, *self.mailbox.take_all()]
         for ticket in tickets:
             if ticket is not None and ticket.end is None:
                 ticket.finish(problem)
@@ -409,7 +424,7 @@ class Activation:
         owner = self._home.must_move(self.key)
         if owner is None:
             return
-        for _ in range(self._home.settings.session.hops_max):
+        for _ in range(BATCH_TRIES):
             batch = list(self.mailbox)
             if not await self._give(owner, batch):
                 # It may have them or not. We still hold the lease, so we go on; if it has them, it will find
@@ -418,22 +433,36 @@ class Activation:
             if len(self.mailbox) == len(batch):
                 break
             # Others arrived meanwhile: the batch grows by them and is sent again, so that they keep their order.
+        else:
+            # They come faster than they can be handed over: run one more turn here, then try again.
+            return
         self._move(Event.LEAVE)
         self.reason = Reason.HANDOFF
         self._home.forget(self, Reason.HANDOFF)
+        # Until the lease is free, whoever is passed on to this host would claim it again, as this host may, and run
+        # before the batch: such arrivals are sent after it.
+        self._home.handing_off(self.key, owner)
         waiting = self.mailbox.take_all()
         # Whoever is passed on to the new owner from here on finds its turn in the batch there, which waits for the
         # lease that is released next.
         for ticket in waiting:
             ticket.finish(Elsewhere(owner))
-        await self.release()
+        try:
+            await self.release()
+        finally:
+            self._home.handed_off(self.key)
 
     async def _give(self, to: HostRef, tickets: Sequence[Ticket]) -> bool:
         if not tickets:
             return True
         for ticket in tickets:
             ticket.shared = True
-        return await self._home.peers.hand_off(to, self.key, [ticket.request for ticket in tickets])
+        try:
+            return await self._home.peers.hand_off(to, self.key, [ticket.request for ticket in tickets])
+        except Exception:
+            # The tickets must still get their end; a batch that may be lost costs order at worst, never a turn.
+            log.exception("hand-off failed", extra={"session": str(self.key), "to": to.address})
+            return False
 
     async def release(self) -> None:
         """Give the lease back. The activation is out of the map already; a new one of this host may exist by now,
@@ -484,4 +513,5 @@ class Activation:
 
 
 def _size_bytes(turn: Turn) -> int:
-    return TURN_OVERHEAD_BYTES + len(turn.message) + len(turn.reply)
+    metadata_bytes = len(to_json(turn.metadata)) if turn.metadata else 0
+    return TURN_OVERHEAD_BYTES + len(turn.message) + len(turn.reply) + metadata_bytes

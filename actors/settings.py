@@ -23,6 +23,7 @@ class Group(BaseModel):
 class AgentSettings(Group):
     path: str = Field("actors.agents.recall:recall", description="The agent, as `module:attribute`.")
     deadline_s: float = Field(120.0, gt=0, description="Longest time one attempt of the agent may take, seconds.")
+    grace_s: float = Field(5.0, gt=0, description="How long an agent past its deadline may take to stop, seconds.")
     reply_bytes_max: int = Field(1 << 20, gt=0, description="Longest reply, bytes of UTF-8; over it the turn fails.")
     state_bytes_max: int = Field(1 << 18, gt=0, description="Largest durable state, bytes of JSON.")
     threads_max: int = Field(64, gt=0, description="Threads for synchronous agents; further turns wait for one.")
@@ -42,6 +43,7 @@ class SessionSettings(Group):
     commit_patience_s: float = Field(15.0, gt=0, description="How long an unanswered commit is repeated, seconds.")
     claim_patience_s: float = Field(15.0, gt=0, description="How long an unanswered claim is repeated, seconds.")
     handoff_wait_s: float = Field(30.0, gt=0, description="How long a handed-over batch waits for the lease, seconds.")
+    restarts_max: int = Field(3, gt=0, description="How often a turn is run anew because its commit stayed unknown.")
     takeovers_max: int = Field(3, gt=0, description="Takeovers without a commit before a turn counts as poison.")
     hops_max: int = Field(4, gt=0, description="How often one request may be passed on between hosts.")
     releases_max: int = Field(64, gt=0, description="Leases released at one time when many sessions leave.")

@@ -28,7 +28,18 @@ class Elsewhere:
 class Ticket:
     """A waiting or running turn. ``pieces`` are what the running attempt has said so far."""
 
-    __slots__ = ("_waiters", "activation", "attached", "end", "epoch", "generation", "pieces", "request", "shared")
+    __slots__ = (
+        "_waiters",
+        "activation",
+        "attached",
+        "end",
+        "epoch",
+        "generation",
+        "pieces",
+        "request",
+        "restarts",
+        "shared",
+    )
 
     def __init__(self, request: TurnRequest, activation: Activation) -> None:
         self.request = request
@@ -36,6 +47,8 @@ class Ticket:
         """Whose turn it is now."""
         self.attached = 0
         """Requests of this host that wait for it now."""
+        self.restarts = 0
+        """How often its turn was run anew because its commit stayed unknown."""
         self.shared = False
         """Another host has, or may have, this turn too: what happens here no longer tells that it isn't done."""
         self.epoch = 0

@@ -27,6 +27,8 @@ _RAY = {
 def environment(options: Options, folder: Folder) -> dict[str, str]:
     """What the user has set stays, save for what would tie the stack to somebody else's."""
     env = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    # Ten processes that compile every module anew take twice as long to start.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     env |= _RAY
     env[MARK] = folder.mark
     env["RAY_AUTH_TOKEN_PATH"] = str(_token(folder))

@@ -94,7 +94,7 @@ def command(pid: int) -> str:
 
 def leashed(command: list[str], number: signal.Signals) -> list[str]:
     """``command`` such that the kernel sends it ``number`` when the caller dies. To be started from the main thread."""
-    return [sys.executable, "-S", str(Path(__file__).with_name("leash.py")), number.name, *command]
+    return [sys.executable, "-S", str(Path(__file__).with_name("leash.py")), str(os.getpid()), number.name, *command]
 
 
 def _pids() -> Iterator[int]:

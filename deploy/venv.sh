@@ -20,6 +20,8 @@ find_python() {
 }
 
 use_venv() { # use_venv LOCK
+    # Every process would compile every module anew, which takes longer than most of what is done here.
+    unset PYTHONDONTWRITEBYTECODE
     local lock=$1 venv=$root/.venv stamp wanted
     python=$venv/bin/python
     stamp=$venv/installed-${lock//\//-}

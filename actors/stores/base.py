@@ -134,7 +134,7 @@ class SessionStore(Protocol):
         ...
 
     async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
-        """Holder := nobody; the epoch stays. A repeat, and a session that expired, answer ``Ok``.
+        """Holder := nobody, ``takeovers`` := 0; the epoch stays. A repeat, and a session that expired, answer ``Ok``.
 
         ``turn_seq`` and ``last_turn_id`` ("" and 0 for none) let the store notice that it regressed.
         """

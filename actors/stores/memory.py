@@ -156,6 +156,7 @@ class MemoryStore:
             return refusal
         session.holder = None
         session.token = ""
+        session.takeovers = 0
         return Ok() if session.begins_with(turn_seq, last_turn_id) else Regressed(len(session.log))
 
     async def check(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> CheckAnswer:

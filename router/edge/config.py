@@ -5,11 +5,15 @@ derived from the turn id, so that a repeat finds the same session; its shard by 
 of it is a hint (I7): a request whose owner is down, or died under it, goes to any live host, which copes.
 
 What comes from outside under the edge's own names is deleted before anything reads it, and paths for hosts among
-themselves don't exist out here. Nothing in this file changes while HAProxy runs: servers and map change by ``admin``.
+themselves don't exist out here. What the edge says under these names hosts believe because of the pass that it adds.
+The text holds that pass, and the secret, so the file is for its owner only. Nothing in it changes while HAProxy runs:
+servers and map change by ``admin``.
 """
 
 from __future__ import annotations
 
+import base64
+import hmac
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -187,8 +191,6 @@ def _problem(status: int, code: str, title: str) -> str:
 def _frontend(settings: Settings, paths: Paths) -> str:
     edge = settings.edge
     key = edge.secret.get_secret_value()
-    if _BASE64.fullmatch(key) is None:
-        raise Misconfigured("edge.secret must be written in base64.")
     hidden = "status 404 content-type application/problem+json string"
     hidden += ' \'{"type":"urn:rehydra:problem:not-found","title":"Nothing here","status":404,"outcome":"not_done"}\''
     return f"""
@@ -202,7 +204,9 @@ frontend edge
     http-request del-header x-rehydra- -m beg
     http-request del-header x-request-timeout-seconds
     http-request del-header x-request-disconnect-disabled
+    http-request set-header x-rehydra-pass {_internal_pass(key)}
     http-request set-header x-rehydra-request %[unique-id]
+    http-response del-header x-rehydra- -m beg
 
     acl named var(txn.session) -m found
     acl keyed req.fhdr(idempotency-key) -m found
@@ -216,6 +220,17 @@ if !named METH_POST
     http-request set-var(txn.session) req.fhdr(x-rehydra-session) if !named METH_POST
     http-request set-var(txn.slot) var(txn.session),xxh32,mod({SHARDS}),map_str({paths.map}) if named
     default_backend {BACKEND}"""
+
+
+def _internal_pass(key: str) -> str:
+    """By which hosts know the edge and each other; they compute the same (``actors.api_headers``)."""
+    if _BASE64.fullmatch(key) is None:
+        raise Misconfigured("edge.secret must be written in base64.")
+    try:
+        secret = base64.b64decode(key, validate=True)
+    except ValueError as error:
+        raise Misconfigured("edge.secret must be written in base64.") from error
+    return hmac.digest(secret, b"rehydra internal", "sha256").hex()[:32]
 
 
 def _backend(settings: Settings) -> str:

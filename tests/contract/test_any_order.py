@@ -230,7 +230,7 @@ class AnyOrder(RuleBasedStateMachine):
         released = life.holder is None and (life.born, life.epoch) == (view.lease.born, view.lease.epoch)
         refusal = Deleted() if life.deleted else None if released else self.fence(view)
         if refusal is None:
-            life.holder, life.token = None, ""
+            life.holder, life.token, life.takeovers = None, "", 0
             refusal = None if self.begins_with(view.log) else Regressed(len(life.log))
         assert answer == (refusal or Ok())
 

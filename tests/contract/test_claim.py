@@ -130,11 +130,11 @@ async def test_takeovers_count_up_until_a_commit(store: SessionStore) -> None:
     assert fourth.granted.takeovers == 1
 
 
-async def test_a_release_between_two_takeovers_does_not_reset_their_count(store: SessionStore) -> None:
+async def test_a_release_ends_the_count_of_takeovers_because_that_host_lived(store: SessionStore) -> None:
     talk = await take_over(await begin(store, "a"))
     await talk.release()
     granted = await Talk(store, talk.key, CARL).claim()
-    assert granted.takeovers == 1
+    assert granted.takeovers == 0
 
 
 async def test_over_a_lease_that_is_free_by_now_is_a_plain_claim(store: SessionStore) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -106,6 +107,7 @@ class Deployment:
         finally:
             await asyncio.gather(*(host.end() for host in self.hosts))
             self.server.stop()
+            shutil.rmtree(self._run_dir, ignore_errors=True)
 
     async def start_host(self) -> HostProcess:
         """One more host; returns when it serves."""

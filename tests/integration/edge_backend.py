@@ -84,6 +84,8 @@ class Backend:
         await asyncio.sleep(body.get("wait_s", 0))
         answer = json.dumps({"name": self.name, "path": path, "headers": headers, "length": length}).encode()
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+        # A host wouldn't; the edge must not let it through.
+        writer.write(f"x-rehydra-pass: {headers.get('x-rehydra-pass', '')}\r\nx-rehydra-more: 1\r\n".encode())
         writer.write(f"content-length: {len(answer)}\r\n\r\n".encode() + answer)
 
 

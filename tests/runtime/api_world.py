@@ -7,6 +7,8 @@ knows no store and no ring. ``Wire`` is HTTP/1.1 by hand, for what a proper clie
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -212,6 +214,16 @@ class World:
 
 def settings_with(**groups: dict[str, Any]) -> Settings:
     return Settings.load(groups)
+
+
+def pass_for(settings: Settings) -> tuple[str, str]:
+    """The header by which hosts and the edge know each other."""
+    secret = base64.b64decode(settings.edge.secret.get_secret_value())
+    return "X-Rehydra-Pass", hmac.new(secret, b"rehydra internal", "sha256").hexdigest()[:32]
+
+
+PASS = pass_for(settings_with())
+"""For all worlds that don't set a secret of their own."""
 
 
 @asynccontextmanager

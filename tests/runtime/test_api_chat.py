@@ -14,16 +14,29 @@ import pytest
 
 from actors.agent import Conversation
 from actors.agents.echo import paced
+from actors.api import Api
 from actors.errors import (
     AgentFailed,
     AgentTimedOut,
     MailboxFull,
+    Misconfigured,
     Outcome,
     RehydraError,
     StateRegressed,
     StoreUnavailable,
 )
-from tests.runtime.api_world import SmallHost, World, ask, chat, request_bytes, serving, wire
+from tests.runtime.api_world import (
+    PASS,
+    SmallHost,
+    World,
+    ask,
+    chat,
+    pass_for,
+    request_bytes,
+    serving,
+    settings_with,
+    wire,
+)
 
 
 @pytest.fixture
@@ -48,7 +61,7 @@ def problem(answer: object, status: int, code: str) -> dict[str, object]:
 
 
 async def test_a_turn_is_answered_with_its_session_number_and_reply(world: World) -> None:
-    answer = await chat(world, {"message": "hello", "session_id": "s1"}, ("X-Rehydra-Request", "req-1"))
+    answer = await chat(world, {"message": "hello", "session_id": "s1"}, ("X-Rehydra-Request", "req-1"), PASS)
     assert answer.status == 200
     assert answer.json == {
         "session_id": "s1",
@@ -92,8 +105,8 @@ async def test_a_request_without_a_session_gets_the_id_that_the_edge_would_deriv
 
 async def test_the_edges_own_session_id_counts_only_where_the_client_names_none(world: World) -> None:
     derived = ("X-Rehydra-Session", "derived")
-    assert (await chat(world, {"message": "m"}, derived)).json["session_id"] == "derived"
-    assert (await chat(world, {"message": "m", "session_id": "mine"}, derived)).json["session_id"] == "mine"
+    assert (await chat(world, {"message": "m"}, derived, PASS)).json["session_id"] == "derived"
+    assert (await chat(world, {"message": "m", "session_id": "mine"}, derived, PASS)).json["session_id"] == "mine"
 
 
 async def test_if_match_reaches_the_host_and_a_refusal_tells_the_current_tag(world: World) -> None:
@@ -207,7 +220,9 @@ async def test_a_bad_body_is_refused_and_the_host_hears_nothing(world: World, bo
         [("If-Match", '"1", "2"')],
         [("If-Match", '"-1"')],
         [("If-Match", '"abc"')],
-        [("X-Rehydra-Request", "a b")],
+        [("X-Rehydra-Request", "a b"), PASS],
+        [("X-Rehydra-Turn", "k:a"), ("X-Rehydra-Turn", "k:b"), PASS],
+        [PASS, PASS],
     ],
 )
 async def test_a_bad_header_is_refused_and_the_host_hears_nothing(world: World, headers: list[tuple[str, str]]) -> None:
@@ -345,18 +360,80 @@ async def test_requests_on_one_connection_are_answered_in_their_order() -> None:
 
 
 async def test_a_request_for_another_incarnation_is_misdirected(world: World) -> None:
-    answer = await chat(world, {"message": "m", "session_id": "s"}, ("X-Rehydra-To", "inc-0"))
+    answer = await chat(world, {"message": "m", "session_id": "s"}, ("X-Rehydra-To", "inc-0"), PASS)
     problem(answer, 421, "misdirected")
     assert world.host.chats == []
 
 
 async def test_a_passed_on_request_keeps_its_turn_id_and_counts_its_hops(world: World) -> None:
-    internal = [("X-Rehydra-To", "inc-1"), ("X-Rehydra-Hops", "2"), ("X-Rehydra-Turn", "k:abc")]
+    internal = [PASS, ("X-Rehydra-To", "inc-1"), ("X-Rehydra-Hops", "2"), ("X-Rehydra-Turn", "k:abc")]
     answer = await chat(world, {"message": "m", "session_id": "s"}, *internal)
     assert answer.json["turn_id"] == "k:abc"
     assert world.host.chats[0][1] == 2
 
 
 async def test_a_turn_id_without_an_incarnation_is_not_believed(world: World) -> None:
-    answer = await chat(world, {"message": "m", "session_id": "s"}, ("X-Rehydra-Turn", "k:theirs"))
+    answer = await chat(world, {"message": "m", "session_id": "s"}, ("X-Rehydra-Turn", "k:theirs"), PASS)
     assert answer.json["turn_id"] != "k:theirs"
+
+
+FORGED = [
+    ("X-Rehydra-To", "inc-1"),
+    ("X-Rehydra-Hops", "3"),
+    ("X-Rehydra-Turn", "k:theirs"),
+    ("X-Rehydra-Tenant", "theirs"),
+    ("X-Rehydra-Request", "theirs"),
+    ("X-Rehydra-Session", "theirs"),
+]
+
+
+@pytest.mark.parametrize("more", [[], [("X-Rehydra-To", "inc-0")], [("X-Rehydra-Turn", "k:theirs")]])
+async def test_nothing_that_hosts_say_to_each_other_is_believed_without_their_pass(
+    world: World, more: list[tuple[str, str]]
+) -> None:
+    answer = await chat(world, {"message": "m"}, *FORGED, *more)
+    assert answer.status == 200
+    ((request, hops),) = world.host.chats
+    assert (hops, request.key.tenant) == (0, world.settings.store.tenant)
+    assert "theirs" not in request.turn_id + request.key.session_id
+    assert "theirs" not in str(answer.headers) + answer.body.decode()
+
+
+@pytest.mark.parametrize("shown", ["", "0" * 32, PASS[1][:-1], PASS[1] + "0", PASS[1].upper(), "\xe9" * 32])
+async def test_a_request_with_a_wrong_pass_is_refused_and_the_host_hears_nothing(world: World, shown: str) -> None:
+    answer = await chat(world, {"message": "m", "session_id": "s"}, ("X-Rehydra-Pass", shown), *FORGED)
+    problem(answer, 400, "bad-request")
+    assert PASS[1] not in answer.body.decode()
+    assert world.host.chats == []
+
+
+async def test_the_pass_is_of_the_secret() -> None:
+    async with serving(edge={"secret": "YW5vdGhlciBrZXk="}) as other:
+        theirs = pass_for(other.settings)
+        assert theirs != PASS
+        problem(await chat(other, {"message": "m"}, PASS, *FORGED), 400, "bad-request")
+        answer = await chat(other, {"message": "m", "session_id": "s"}, theirs, *FORGED)
+        assert answer.json["turn_id"] == "k:theirs"
+        assert other.host.chats[0][0].key.tenant == "theirs"
+
+
+@pytest.mark.parametrize("secret", ["", "no base64", "YQ"])
+def test_a_host_without_a_proper_secret_does_not_start(secret: str) -> None:
+    with pytest.raises(Misconfigured, match=r"edge\.secret"):
+        Api(World(SmallHost(), settings_with(edge={"secret": secret})))
+
+
+async def test_trailers_are_no_headers(world: World) -> None:
+    body = b'{"message": "m", "session_id": "s"}'
+    trailers = "".join(f"{name}: {value}\r\n" for name, value in [PASS, *FORGED, ("If-Match", '"9"')]).encode()
+    async with wire(world.port) as connection:
+        head = request_bytes("POST", "/chat", b"", ("Transfer-Encoding", "chunked"))
+        await connection.send(head + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailers))
+        answer = await connection.answer()
+        assert answer.status == 200
+        ((request, hops),) = world.host.chats
+        assert (hops, request.key.tenant, request.if_match) == (0, world.settings.store.tenant, None)
+        assert request.turn_id != "k:theirs"
+        # They end with their request.
+        await connection.send(request_bytes("POST", "/chat", body, ("Idempotency-Key", "mine")))
+        assert (await connection.answer()).json["turn_id"] == "k:mine"

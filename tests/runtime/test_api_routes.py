@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from actors.api import Api
 from actors.api_models import ChatReply, ChatRequest, Problem, SessionView, TurnsView
-from actors.model import HostRef, Member, Table, fingerprint_of
+from actors.model import HostRef, Member, SessionKey, Table, fingerprint_of
 from actors.settings import Settings
-from tests.runtime.api_world import Raw, SmallHost, World, ask, chat, serving
+from tests.runtime.api_world import PASS, Raw, SmallHost, World, ask, chat, serving
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ BATCH = (
 
 
 async def test_a_batch_arrives_in_order_and_whole(world: World) -> None:
-    answer = await ask(world, "POST", "/internal/hand-off", BATCH, ("X-Rehydra-To", "inc-1"))
+    answer = await ask(world, "POST", "/internal/hand-off", BATCH, ("X-Rehydra-To", "inc-1"), PASS)
     assert (answer.status, answer.body) == (204, b"")
     (key, batch) = world.host.batches[0]
     assert str(key) == "-:s"
@@ -168,8 +168,40 @@ async def test_a_batch_arrives_in_order_and_whole(world: World) -> None:
 async def test_a_batch_for_nobody_or_another_incarnation_is_misdirected(
     world: World, to: list[tuple[str, str]]
 ) -> None:
-    problem(await ask(world, "POST", "/internal/hand-off", BATCH, *to), 421, "misdirected")
+    problem(await ask(world, "POST", "/internal/hand-off", BATCH, PASS, *to), 421, "misdirected")
     assert world.host.batches == []
+
+
+@pytest.mark.parametrize("shown", [[], [("X-Rehydra-Pass", "0" * 32)], [PASS, PASS], [("X-Rehydra-Pass", "\xe9")]])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_without_the_pass_the_paths_of_hosts_are_not_there(
+    world: World, method: str, shown: list[tuple[str, str]]
+) -> None:
+    answer = await ask(world, method, "/internal/hand-off", BATCH, ("X-Rehydra-To", "inc-1"), *shown)
+    problem(answer, 404, "path-unknown")
+    nothing = await ask(world, method, "/internal/nothing", BATCH)
+    assert answer.body == nothing.body.replace(b"/internal/nothing", b"/internal/hand-off")
+    assert [name for name, _ in answer.headers] == [name for name, _ in nothing.headers]
+    assert world.host.batches == []
+
+
+async def test_a_host_that_asks_the_wrong_way_is_told_the_right_one(world: World) -> None:
+    answer = await ask(world, "GET", "/internal/hand-off", None, ("X-Rehydra-To", "inc-1"), PASS)
+    problem(answer, 405, "method-not-allowed")
+
+
+@pytest.mark.parametrize("shown", [[], [PASS]])
+async def test_the_edges_request_id_names_a_deletion_only_with_its_pass(
+    world: World, shown: list[tuple[str, str]]
+) -> None:
+    named: list[str] = []
+
+    async def delete(key: SessionKey, turn_id: str) -> None:
+        named.append(turn_id)
+
+    world.host.delete = delete  # type: ignore[method-assign]
+    assert (await ask(world, "DELETE", "/sessions/s", None, ("X-Rehydra-Request", "its-id"), *shown)).status == 204
+    assert (named == ["r:its-id"]) == bool(shown)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +220,7 @@ async def test_a_batch_for_nobody_or_another_incarnation_is_misdirected(
     ],
 )
 async def test_a_batch_that_is_none_is_refused(world: World, body: bytes) -> None:
-    answer = await ask(world, "POST", "/internal/hand-off", body, ("X-Rehydra-To", "inc-1"))
+    answer = await ask(world, "POST", "/internal/hand-off", body, ("X-Rehydra-To", "inc-1"), PASS)
     problem(answer, 400, "bad-request")
     assert world.host.batches == []
 

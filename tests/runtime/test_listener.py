@@ -26,9 +26,11 @@ class App:
         self.may.set()
         self.asked = asyncio.Event()
         self.left = asyncio.Event()
+        self.headers: list[list[tuple[bytes, bytes]]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked.set()
+        self.headers.append(scope["headers"])
         if scope["path"] == "/watch":
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -168,6 +170,54 @@ async def test_a_head_that_never_ends_is_cut_by_its_size() -> None:
                     await connection.send(b"x" * 1000)
                     await asyncio.sleep(0.001)
                 await connection.head()
+
+
+CHUNKED = request_bytes("POST", "/", b"", ("transfer-encoding", "chunked"))
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+async def test_what_comes_after_the_head_is_never_a_header(pieces: int) -> None:
+    app = App()
+    app.may.clear()
+    parts = [CHUNKED, b"5\r\nhello\r\n", b"0\r\nx-smuggled: 1\r\n", b"host: other\r\nexpect: 100-continue\r\n\r\n"]
+    async with listening(app) as listener, wire(port_of(listener)) as connection, asyncio.timeout(5):
+        for at in range(0, 4, 4 // pieces):
+            await connection.send(b"".join(parts[at : at + 4 // pieces]))
+            await app.asked.wait()
+        app.may.set()
+        assert (await connection.answer()).body == b"ok"
+        assert await served(connection)
+        assert app.headers == [[(b"host", b"test"), (b"transfer-encoding", b"chunked")], [(b"host", b"test")]]
+
+
+@pytest.mark.parametrize(
+    "endless", [b"t: " + b"x" * 997, b"x" * 1000, b"t: " + b"x" * 495 + b"\r\n" + b"t: 1\r\n" * 80]
+)
+@pytest.mark.parametrize("before", [b"5\r\nhello\r\n0\r\nx: ", b"5\r\nhello\r\n0\r\n", b"5;x="])
+async def test_trailers_that_never_end_are_cut_by_their_size(before: bytes, endless: bytes) -> None:
+    app = App()
+    app.may.clear()
+    async with listening(app, head_bytes_max=10_000) as listener, wire(port_of(listener)) as connection:
+        await connection.send(CHUNKED + before)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            async with asyncio.timeout(5):
+                for _ in range(1000):
+                    await connection.send(endless)
+                    await asyncio.sleep(0.001)
+                await connection.head()
+        assert sum(len(name) + len(value) for name, value in app.headers[0]) < 100
+
+
+async def test_a_body_of_many_small_pieces_is_no_endless_head() -> None:
+    async with listening(App(), head_bytes_max=1000) as listener, wire(port_of(listener)) as connection:
+        await connection.send(CHUNKED)
+        for _ in range(100):
+            await connection.send(b"1\r\nx\r\n" * 50)
+            await asyncio.sleep(0)
+        await connection.send(b"0\r\n\r\n")
+        assert (await connection.answer()).body == b"ok"
+        for _ in range(100):
+            assert await served(connection)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nx: "])

@@ -20,7 +20,18 @@ from actors.model import HostRef, SessionKey, TurnRequest, fingerprint_of
 from actors.peers import HttpPeers
 from actors.ports import Passed
 from actors.sse import frame
-from tests.runtime.api_world import Raw, SmallHost, World, chat, events, request_bytes, serving, settings_with, wire
+from tests.runtime.api_world import (
+    PASS,
+    Raw,
+    SmallHost,
+    World,
+    chat,
+    events,
+    request_bytes,
+    serving,
+    settings_with,
+    wire,
+)
 
 KEY = SessionKey("s")
 STREAM: dict[str, Any] = {"message": "one two three", "session_id": "s", "stream": True}
@@ -207,6 +218,7 @@ async def test_connections_between_hosts_are_used_again() -> None:
         assert (peer.connections, len(peer.requests)) == (1, 5)
         assert b"x-rehydra-to: inc-x" in peer.requests[0].lower()
         assert b"x-rehydra-hops: 1" in peer.requests[0].lower()
+        assert f"x-rehydra-pass: {PASS[1]}\r\n".encode() in peer.requests[0].lower()
 
 
 # --- how it ends when it doesn't end well --------------------------------------------------------------------------
@@ -366,7 +378,7 @@ async def test_a_pooled_connection_that_turns_out_closed_is_no_sign_of_anything(
         assert front.host.passed == [Passed.FINISHED] * 3
 
 
-async def test_a_host_that_died_under_a_pooled_connection_is_refused_quickly() -> None:
+async def test_a_host_that_died_under_a_pooled_connection_may_have_taken_the_request_and_then_is_refused() -> None:
     async def dying(peer: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await peer.request(reader)
         writer.write(whole(REPLY))
@@ -378,8 +390,33 @@ async def test_a_host_that_died_under_a_pooled_connection_is_refused_quickly() -
         await chat(front, WHOLE)
         began = time.monotonic()
         await chat(front, WHOLE)
+        assert front.host.passed == [Passed.FINISHED, Passed.BROKEN]
+        await chat(front, WHOLE)
+        assert front.host.passed[2:] == [Passed.REFUSED]
         assert time.monotonic() - began < 0.5
-        assert front.host.passed == [Passed.FINISHED, Passed.REFUSED]
+
+
+async def test_the_log_of_a_failure_does_not_tell_the_pass(caplog: pytest.LogCaptureFixture) -> None:
+    async def gibberish(peer: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await peer.request(reader)
+        writer.write(b"this is not HTTP\r\n\r\n")
+        await writer.drain()
+
+    caplog.set_level("DEBUG")
+    async with scripted(gibberish) as peer, fronting(peer.ref) as front, peers_with() as peers:
+        await chat(front, WHOLE)
+        assert await peers.hand_off(peer.ref, KEY, BATCH[:1]) is False
+    records = [record for record in caplog.records if record.name == "rehydra.peers"]
+    assert len(records) == 2
+    assert PASS[1] not in " ".join(str(vars(record)) for record in caplog.records)
+
+
+async def test_hosts_with_another_secret_run_nothing_for_each_other() -> None:
+    async with serving(edge={"secret": "YW5vdGhlciBrZXk="}) as back, fronting(back.host.ref) as front:
+        assert (await chat(front, WHOLE)).status == 400
+        async with peers_with() as peers:
+            assert await peers.hand_off(back.host.ref, KEY, BATCH) is False
+        assert (back.host.chats, back.host.batches) == ([], [])
 
 
 async def test_a_silent_host_is_waited_for_as_long_as_a_request_may_wait() -> None:

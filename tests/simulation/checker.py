@@ -157,6 +157,7 @@ def check_i4_no_overlap(facts: Facts) -> None:
     _one_run_at_a_time(facts)
     _preconditions(facts)
     _mailbox_order(facts)
+    _batches_are_kept(facts)
 
 
 def _computed_from_predecessors(facts: Facts, before: list[Accepted], accepted: Accepted) -> None:

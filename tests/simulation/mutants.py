@@ -116,8 +116,6 @@ MUTANTS: Final = (
     ),
     _one("memory: a commit doesn't note its turn id", MEMORY, "        session.ids[turn.turn_id] = (turn.turn_seq, turn.fingerprint)\n", ""),
     _one("lua: a commit doesn't note its turn id", COMMIT, "redis.call('HSET', KEYS[3], turn_id, turn_seq .. ':' .. fingerprint)\n", ""),
-    _one("memory: the fingerprint is not compared", MEMORY, "            if fingerprint != turn.fingerprint:", "            if False:"),
-    _one("lua: the fingerprint is not compared", COMMIT, "  if known_fingerprint ~= fingerprint then", "  if false then"),
     _one("memory: takeovers are not reset by a commit", MEMORY, "        session.takeovers = 0\n", ""),
     _one("lua: takeovers are not reset by a commit", COMMIT, "'last_turn_id', turn_id, 'takeovers', 0)", "'last_turn_id', turn_id)"),
     _one("lua: the state is not stored", COMMIT, "  redis.call('HSET', KEYS[1], 'state', ARGV[10])\n", ""),
@@ -163,7 +161,7 @@ MUTANTS: Final = (
         "an unknown commit is taken for failed",
         SESSION,
         "            # Unknown, not failed: the commit may be in the log, or get there yet. Only a new claim can tell.\n            self._start_over(Reason.FAILED, [ticket])\n",
-        "            self._answer(ticket, AgentTimedOut())\n",
+        "            self._answer(ticket, StoreFull())\n",
     ),
     Mutant(
         "the deadline covers the commit",
@@ -221,10 +219,10 @@ MUTANTS: Final = (
         "an await between the idle check and the removal",
         HOST,
         "                if activation.passivate(reason):\n                    await activation.release()\n",
-        "                if activation.idle:\n                    await asyncio.sleep(0.001)\n                    activation._move(Event.LEAVE)\n"
+        "                if activation.idle:\n                    await asyncio.sleep(0.001)\n                    activation.phase = type(activation.phase)("passivating")\n"
         "                    self.forget(activation, reason)\n                    await activation.release()\n",
     ),
-    _one("a look, an await, then the wait", HOST, "                while ticket.end is None:\n                    await ticket.changed()\n", "                while ticket.end is None:\n                    await asyncio.sleep(0)\n                    await ticket.changed()\n"),
+    _one("a look, an await, then the wait", HOST, "                while ticket.end is None:\n                    await ticket.changed()\n", "                while ticket.end is None:\n                    await asyncio.sleep(0.001)\n                    await ticket.changed()\n"),
     _one("a batch wakes nobody", SESSION, "            self.batch_until = wait_until\n        self.wake()\n", "            self.batch_until = wait_until\n"),
     _one("who starts over forgets to wake", SESSION, "            ticket.void(self)\n        self.mailbox.put_first(entries)\n        self.wake()\n", "            ticket.void(self)\n        self.mailbox.put_first(entries)\n"),
     _one("the hand-off batch goes after new arrivals", "actors/mailbox.py", "        self._waiting = {turn_id: rest.pop(turn_id, entry) for turn_id, entry in batch}\n        self._waiting.update(rest)\n", "        for turn_id, entry in batch:\n            rest.setdefault(turn_id, entry)\n"),
@@ -232,7 +230,6 @@ MUTANTS: Final = (
     _one("a batch doesn't wait for its lease", SESSION, "            elif clock() < self.batch_until:", "            elif False:"),
     _one("who starts over goes to the end of the line", SESSION, "        waiting = [*running, *self.mailbox.take_all()]\n        self._home.forget(self, reason)\n", "        waiting = [*self.mailbox.take_all(), *running]\n        self._home.forget(self, reason)\n"),
     _one("newest first", "actors/mailbox.py", "        return self._waiting.pop(next(iter(self._waiting)))", "        return self._waiting.pop(next(reversed(self._waiting)))"),
-    _one("a newer activation is forgotten with an old one", HOST, "        if self._activations.get(activation.key) is activation:\n            del self._activations[activation.key]", "        self._activations.pop(activation.key, None)"),
     _one("a turn that was handed over is called not done", HOST, "    if doubtful and isinstance(end, RehydraError):", "    if False and isinstance(end, RehydraError):"),
     # --- speaking -------------------------------------------------------------------------------------------------
     _one("a stream goes on after a thaw without a check", HOST, "            if news and not (ticket.activation.entitled or isinstance(ticket.end, Done)):", "            if False:"),
@@ -248,5 +245,4 @@ MUTANTS: Final = (
     # --- who is alive ---------------------------------------------------------------------------------------------
     _one("others are judged though one's own beats were lost", "router/membership.py", "            self._seen.clear()\n            self._evidence.clear()\n", "            pass\n"),
     _one("a ghost may call others dead", "router/membership.py", "        if incarnation == self.incarnation or not self.trusted(now):\n            return False\n", ""),
-    _one("a refused connection is never evidence", "router/membership.py", "        evidence.stranger |= stranger\n", "        self._evidence.clear()\n"),
 )

@@ -125,7 +125,7 @@ class StoreModel:
         if answer.lease != Lease(life.epoch, call.token, life.born):
             raise Complaint("I1", f"{_told(call)}: expected epoch {life.epoch} and the token of the claim")
         if answer.takeovers != life.takeovers:
-            raise Complaint("I5", f"{_told(call)}: there were {life.takeovers} takeovers since the last commit")
+            raise Complaint("I5", f"{_told(call)}: there were {life.takeovers} takeovers since the last commit or release")
         if not _same(answer.checkpoint.turns, life.turns):
             raise Complaint("I2", f"{_told(call)}: the checkpoint isn't the log of {len(life.turns)} turns")
 
@@ -170,6 +170,7 @@ class StoreModel:
             self._expect(call, "I1", call.answer, type(refusal))
             return
         life.holder = ""
+        life.takeovers = 0
         known = life.begins_with(call.turn_seq, call.last_turn_id)
         self._expect(call, "I2", call.answer, Ok if known else Regressed)
 

@@ -32,7 +32,8 @@ if not released then
   if refusal then
     return refusal
   end
-  redis.call('HDEL', KEYS[1], 'token', 'incarnation', 'slot', 'address')
+  -- HDEL, which a full store allows. A host that gives its lease back wasn't killed by what it ran.
+  redis.call('HDEL', KEYS[1], 'token', 'incarnation', 'slot', 'address', 'takeovers')
 end
 if not begins_with(lease, turn_seq, last_turn_id) then
   return {'regressed', lease.turn_seq}

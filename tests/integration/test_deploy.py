@@ -1,0 +1,217 @@
+"""``deploy/up`` and ``deploy/down`` as a person uses them: everything is real, and started by one command.
+
+A start takes a quarter of a minute, so the tests share stacks: one folder, and one stack on it whenever a test needs
+one. Each test leaves the folder in a state from which the next can go on, whichever that is.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from actors.settings import Settings
+from deploy import processes
+from deploy.app import build
+from deploy.folder import Folder
+from tests.servers import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 100.0
+"""How long a start may take on a machine that is busy with other things; alone it takes 13 s on two cores."""
+
+pytestmark = pytest.mark.timeout(4 * START_S)
+
+
+def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **more}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=START_S, check=False)
+
+
+class StackUnderTest:
+    """A stack of two hosts on a port and a folder of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.port = free_port()
+        self.where = ("--port", str(self.port), "--data-dir", str(path))
+        self.folder = Folder(self.port, str(path))
+
+    def up(self) -> str:
+        """Have it run; returns what the start said, if there was one."""
+        if self.folder.state().get("phase") == "ready":
+            return ""
+        started = run("deploy/up", "--detach", "--replicas", "2", *self.where)
+        assert started.returncode == 0, started.stdout + started.stderr
+        return started.stdout
+
+    def down(self) -> subprocess.CompletedProcess[str]:
+        return run("deploy/down", *self.where)
+
+    def left(self) -> list[str]:
+        """What still runs of it."""
+        return [processes.command(process.pid) for process in processes.marked(self.folder.mark)]
+
+    def ask(self, method: str, path: str, body: object = None, wait_s: float = 10.0) -> tuple[int, Any]:
+        """One request, no second try."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=wait_s)
+        try:
+            connection.request(method, path, json.dumps(body), {"content-type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, {**json.loads(answer.read()), "slot": answer.headers.get("x-served-by")}
+        finally:
+            connection.close()
+
+    def say(self, session_id: str, message: str) -> dict[str, Any]:
+        status, answer = self.ask("POST", "/chat", {"session_id": session_id, "message": message})
+        assert status == 200, answer
+        return dict(answer)
+
+    def hosts(self) -> dict[str, int]:
+        """slot -> pid"""
+        _, ring = self.ask("GET", "/ring")
+        return {slot: member["pid"] for slot, member in ring["slots"].items()}
+
+    def until(self, done: Callable[[], bool], wait_s: float = 30.0) -> None:
+        deadline = time.monotonic() + wait_s
+        while not done():
+            assert time.monotonic() < deadline
+            # As for any client, there is nothing to wait for but the next answer.
+            threading.Event().wait(0.1)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackUnderTest]:
+    under_test = StackUnderTest(tmp_path_factory.mktemp("stack"))
+    try:
+        yield under_test
+    finally:
+        under_test.down()
+        assert under_test.left() == []
+
+
+def test_a_talk_outlives_the_host_that_it_was_on(stack: StackUnderTest) -> None:
+    assert f"http://127.0.0.1:{stack.port}/chat" in stack.up()
+    assert stack.say("ann", "My name is Ann.")["turn_seq"] == 1
+    holder = stack.say("ann", "What is my name?")["slot"]
+    killed = stack.hosts()[holder]
+    os.kill(killed, signal.SIGKILL)
+    began = time.monotonic()
+    answer = stack.say("ann", "What is my name?")
+    assert (answer["turn_seq"], "Ann" in answer["reply"]) == (3, True)
+    assert answer["slot"] != holder
+    assert time.monotonic() - began < 5.0
+    # Ray Serve puts another in its place.
+    stack.until(lambda: len(stack.hosts()) == 2 and killed not in stack.hosts().values())
+
+
+def test_a_second_start_is_refused_in_one_line(stack: StackUnderTest) -> None:
+    stack.up()
+    again = run("deploy/up", *stack.where)
+    elsewhere = run("deploy/up", "--port", str(stack.port), "--data-dir", str(stack.folder.path / "other"))
+    assert (again.returncode, elsewhere.returncode) == (2, 2)
+    assert again.stderr.startswith(f"deploy/up: Already running on port {stack.port}")
+    assert elsewhere.stderr.startswith(f"deploy/up: Port {stack.port}")
+    assert (again.stderr + elsewhere.stderr).count("\n") == 2
+    assert stack.say("bob", "Hello.")["turn_seq"] == 1
+
+
+def test_a_redis_that_dies_is_started_again_and_has_every_turn(stack: StackUnderTest) -> None:
+    stack.up()
+    said = stack.say("cleo", "Remember this.")["turn_seq"]
+    (redis,) = [
+        found for found in processes.marked(stack.folder.mark) if "valkey-server" in processes.command(found.pid)
+    ]
+    os.kill(redis.pid, signal.SIGKILL)
+    assert stack.say("cleo", "And this.")["turn_seq"] == said + 1
+
+
+def test_what_a_killed_stack_leaves_behind_is_ended_by_down_and_the_talks_stay(stack: StackUnderTest) -> None:
+    stack.up()
+    said = stack.say("dora", "My name is Dora.")["turn_seq"]
+    os.kill(stack.folder.state()["pid"], signal.SIGKILL)
+    assert stack.down().returncode == 0
+    assert stack.left() == []
+    assert not stack.folder.short.exists()
+    seconds = float(stack.up().partition(" s  Rehydra is up")[0].splitlines()[-1])
+    answer = stack.say("dora", "What is my name?")
+    assert (answer["turn_seq"], "Dora" in answer["reply"]) == (said + 1, True)
+    assert seconds < 60, "13 s on two quiet cores; this machine is slower than any excuse"
+
+
+def test_down_ends_all_of_it_and_says_when_there_is_nothing(stack: StackUnderTest) -> None:
+    stack.up()
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        first, second = stack.down(), stack.down()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert "ended" in first.stdout
+    assert second.stdout == f"nothing was running on port {stack.port}\n"
+    assert stack.left() == []
+    assert not stack.folder.short.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "word"),
+    [
+        (("--agent", "nowhere:agent"), {}, "nowhere"),
+        ((), {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, "redis://127.0.0.1:1/0"),
+        ((), {"REDIS_URL": "memory://"}, "REDIS_URL"),
+        ((), {"REHYDRA_RING__VNODES": "many"}, "ring.vnodes"),
+    ],
+)
+def test_what_can_not_run_says_why_in_one_line_and_leaves_nothing(
+    tmp_path: Path, option: tuple[str, ...], variable: dict[str, str], word: str
+) -> None:
+    port = free_port()
+    failed = run("deploy/up", "--port", str(port), "--data-dir", str(tmp_path), *option, **variable)
+    assert failed.returncode == 2
+    assert failed.stderr.count("\n") == 1
+    assert word in failed.stderr
+    assert "secret" not in failed.stderr + failed.stdout
+    assert processes.marked(str(tmp_path)) == set()
+
+
+# --- the application, without a cluster -------------------------------------------------------------------------------
+
+
+def test_the_serve_config_is_one_that_serve_takes() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    assert {deployment.name for deployment in application.deployments} == set(deployments(application.args))
+
+
+def deployments(args: dict[str, Any]) -> dict[str, Any]:
+    """name -> deployment, of the application that ``build`` makes."""
+    ingress = build(args)
+    found = {ingress._bound_deployment.name: ingress._bound_deployment}
+    for argument in ingress._bound_deployment.init_args:
+        if hasattr(argument, "_bound_deployment"):
+            found[argument._bound_deployment.name] = argument._bound_deployment
+    return found
+
+
+def test_the_application_is_hosts_and_an_edge_that_all_know_the_same_settings() -> None:
+    found = deployments({"hosts": 5, "session": {"mailbox_max": 7}})
+    assert {name: deployment.num_replicas for name, deployment in found.items()} == {"SessionHost": 5, "Edge": 1}
+    assert {deployment.init_args[0].session.mailbox_max for deployment in found.values()} == {7}
+    for deployment in found.values():
+        # Serve must not kill a host that is still leaving.
+        assert deployment._deployment_config.graceful_shutdown_timeout_s > Settings.load().session.drain_stream_s
+
+
+def test_without_haproxy_there_is_no_edge_to_deploy() -> None:
+    assert list(deployments({"edge": {"kind": "serve"}})) == ["SessionHost"]
