@@ -233,11 +233,13 @@ async def live(options: Options, folder: Folder) -> int:
         print(f"deploy/up: {problem}", file=sys.stderr, flush=True)
         return 2
     except Stopped:
-        return 1
+        code = 1
+    else:
+        code = 0
     finally:
         await stack.down()
     stack.say("stopped")
-    return 0
+    return code
 
 
 def main() -> int:

@@ -1,0 +1,117 @@
+"""Agents that misbehave harm their own turn and nothing else. In virtual time, save where threads are needed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+from actors.agent import Conversation
+from actors.attempt import run_attempt
+from actors.errors import AgentFailed, AgentTimedOut
+from actors.model import SessionKey
+from actors.settings import Settings
+from tests.runtime.world import World, ask, in_virtual_time, settings
+
+
+def test_an_agent_that_cancels_itself_fails_its_turn_and_the_session_goes_on() -> None:
+    async def agent(conversation: Conversation) -> str:
+        if conversation.message == "bad":
+            raise asyncio.CancelledError
+        return "fine"
+
+    async def scenario() -> None:
+        world = World(agent, settings())
+        host = world.host("a")
+        assert isinstance((await ask(host, "bad")).problem, AgentFailed)
+        assert (await ask(host, "good")).reply == "fine"
+
+    in_virtual_time(scenario)
+
+
+def test_an_agent_that_ignores_its_deadline_is_abandoned_and_says_no_more() -> None:  # I6
+    released = asyncio.Event()
+
+    async def agent(conversation: Conversation) -> AsyncIterator[str]:
+        while conversation.message == "deaf":
+            try:
+                await released.wait()
+                break
+            except asyncio.CancelledError:
+                continue
+        yield f"late {conversation.message}"
+
+    async def scenario() -> None:
+        world = World(agent, settings(agent={"deadline_s": 2.0, "grace_s": 1.0}))
+        host = world.host("a")
+        started = world.loop.time()
+        assert isinstance((await ask(host, "deaf", stream=True)).problem, AgentTimedOut)
+        assert 3.0 <= world.loop.time() - started < 4.0
+        assert (await ask(host, "next")).reply == "late next"
+        released.set()
+        assert [turn.message for turn in await world.log()] == ["next"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_generators_own_end_has_come_before_the_next_turn_begins() -> None:  # I4
+    events: list[str] = []
+
+    async def agent(conversation: Conversation) -> AsyncIterator[str]:
+        events.append(f"begin {conversation.message}")
+        try:
+            yield "x" * 100
+            yield "x" * 100
+        finally:
+            await asyncio.sleep(0.5)
+            events.append(f"end {conversation.message}")
+
+    async def scenario() -> None:
+        world = World(agent, settings(agent={"reply_bytes_max": 150}))
+        host = world.host("a")
+        await asyncio.gather(ask(host, "1"), ask(host, "2"))
+        assert events == ["begin 1", "end 1", "begin 2", "end 2"]
+
+    in_virtual_time(scenario)
+
+
+async def test_a_thread_that_outlives_its_deadline_is_waited_for_before_the_next_turn() -> None:  # I4
+    running, most, entered, leave = 0, 0, threading.Event(), threading.Event()
+
+    def agent(conversation: Conversation) -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        entered.set()
+        leave.wait(10)
+        running -= 1
+        return "done"
+
+    limits = Settings.load({"agent": {"deadline_s": 0.05, "grace_s": 10.0}}).agent
+    attempt = asyncio.create_task(run_attempt(agent, conversation("x"), lambda _: None, limits, None))
+    await asyncio.to_thread(entered.wait)
+    done, _ = await asyncio.wait((attempt,), timeout=0.2)
+    assert not done, "the deadline has passed, but the thread runs"
+    leave.set()
+    (result,) = await asyncio.gather(attempt, return_exceptions=True)
+    assert isinstance(result, AgentTimedOut) and (running, most) == (0, 1)
+
+
+async def test_a_synchronous_agent_that_raises_stop_iteration_fails_at_once() -> None:
+    def agent(conversation: Conversation) -> str:
+        return next(iter(()))
+
+    def generator(conversation: Conversation) -> Iterator[str]:
+        yield "one "
+        yield "two"
+
+    limits = Settings.load().agent
+    (result,) = await asyncio.gather(
+        run_attempt(agent, conversation("x"), lambda _: None, limits, None), return_exceptions=True
+    )
+    assert isinstance(result, AgentFailed)
+    assert (await run_attempt(generator, conversation("x"), lambda _: None, limits, None))[0] == "one two"
+
+
+def conversation(message: str) -> Conversation:
+    return Conversation(SessionKey("s"), (), b"", message, None, "k:1", 1)

@@ -1,0 +1,194 @@
+"""What is left over when hosts, stores and clients behave badly: nothing. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from actors.errors import Outcome, SessionDeleted, StoreUnavailable
+from actors.model import HostRef, Lease, SessionKey, Turn, TurnRequest
+from actors.stores.base import CommitAnswer, Granted, ReleaseAnswer
+from actors.stores.memory import MemoryStore
+from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
+
+
+class Broken(MemoryStore):
+    """A store on which one kind of call fails while the test says so."""
+
+    failing = ""
+
+    async def commit(
+        self, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None
+    ) -> CommitAnswer:
+        if self.failing == "commit":
+            raise StoreUnavailable("away")
+        return await super().commit(key, lease, previous_turn_id, turn, state)
+
+    async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
+        if self.failing == "release":
+            raise StoreUnavailable("away")
+        return await super().release(key, lease, turn_seq, last_turn_id)
+
+
+def broken(world: World) -> Broken:
+    world.memory = world.store = store = Broken(lambda: int(world.loop.time() * 1000))
+    return store
+
+
+def test_a_turn_whose_commit_never_succeeds_is_run_a_bounded_number_of_times() -> None:  # I6, I10
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        broken(world).failing = "commit"
+        gate.open("x")
+        problem = (await ask(world.host("a"), "x")).problem
+        assert isinstance(problem, StoreUnavailable) and problem.outcome is Outcome.UNKNOWN
+        assert len(gate.started) == 1 + world.settings.session.restarts_max
+
+    in_virtual_time(scenario)
+
+
+def test_a_session_waits_once_for_its_release_however_often_it_is_asked_for() -> None:  # I6
+    async def scenario() -> None:
+        world = World(parrot, settings(session={"idle_s": 1.0, "releases_max": 2}))
+        store = broken(world)
+        host = world.host("a")
+        for number in range(20):
+            await ask(host, "x", key=SessionKey(f"s{number}"))
+        store.failing = "release"
+        most = 0
+        for _ in range(100):
+            await asyncio.sleep(0.5)
+            host.ring_changed()
+            most = max(most, host.stats()["releasing"])
+        assert most <= 22
+        store.failing = ""
+        await world.until(lambda: host.stats()["resident"] == 0 and host.stats()["releasing"] == 0)
+
+    in_virtual_time(scenario)
+
+
+def test_a_hand_off_that_raises_leaves_nobody_without_an_answer() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        a, b = world.host("a"), world.host("b")
+
+        async def explode(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
+            raise RuntimeError("the session is closed")
+
+        world.wires["a"].hand_off = explode  # type: ignore[method-assign]
+        stream = Client(stream=True)
+        asking = asyncio.create_task(a.chat(request("1"), stream))
+        await world.until(lambda: gate.running == ["1"])
+        await world.memory.claim(KEY, "t", b.ref, over=("a", stream.events[0][1]))
+        gate.open("1")
+        await asking
+        assert stream.turn_seq == 1
+
+    in_virtual_time(scenario)
+
+
+def test_an_arrival_during_the_release_of_a_handed_over_session_does_not_overtake_the_batch() -> None:  # I4
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        store = broken(world)
+        a, b = world.host("a"), world.host("b")
+        asks = [asyncio.create_task(ask(a, "1"))]
+        await world.until(lambda: gate.running == ["1"])
+        asks.append(asyncio.create_task(ask(a, "2")))
+        await asyncio.sleep(0.1)
+        world.owner = b.ref
+        store.failing = "release"
+        gate.open("1", "2", "late")
+        await world.until(lambda: bool(world.wires["a"].batches))
+        late = asyncio.create_task(ask(a, "late", hops=1))
+        await asyncio.sleep(0.1)
+        store.failing = ""
+        assert [(await task).turn_seq for task in asks] == [1, 2]
+        assert (await late).turn_seq == 3
+
+    in_virtual_time(scenario)
+
+
+def test_a_draining_host_waits_for_the_requests_that_it_has_passed_on() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        a, b = world.host("a"), world.host("b")
+        world.owner = b.ref
+        relayed = asyncio.create_task(ask(a, "x"))
+        await world.until(lambda: gate.running == ["x"])
+        draining = asyncio.create_task(a.drain())
+        await asyncio.sleep(5)
+        assert not draining.done()
+        gate.open("x")
+        assert (await relayed).turn_seq == 1
+        await draining
+
+    in_virtual_time(scenario)
+
+
+def test_a_drain_ends_with_every_lease_released() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        store = broken(world)
+        a, b = world.host("a"), world.host("b")
+        asks = [asyncio.create_task(ask(a, "1"))]
+        await world.until(lambda: gate.running == ["1"])
+        asks.append(asyncio.create_task(ask(a, "2")))
+        await asyncio.sleep(0.1)
+        world.owner = b.ref
+        store.failing = "release"
+        draining = asyncio.create_task(a.drain())
+        gate.open("1", "2")
+        await asyncio.sleep(0.5)
+        assert not draining.done(), "the lease isn't free yet"
+        store.failing = ""
+        await draining
+        assert [(await task).turn_seq for task in asks] == [1, 2]
+
+    in_virtual_time(scenario)
+
+
+def test_turns_count_with_their_metadata_towards_the_bytes_in_memory() -> None:  # I6
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        host = world.host("a")
+        big = TurnRequest(KEY, "k:1", "f", "m", {"blob": "x" * 100_000})
+        await host.chat(big, Client())
+        assert host.stats()["resident_bytes"] > 100_000
+
+    in_virtual_time(scenario)
+
+
+def test_a_host_that_gave_its_lease_back_was_not_killed_by_what_it_ran() -> None:
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        granted = await world.memory.claim(KEY, "t0", HostRef("h0", "slot-0", "h0:1"))
+        for number in range(1, 4):
+            assert isinstance(granted, Granted)
+            over = (f"h{number - 1}", granted.lease.epoch)
+            granted = await world.memory.claim(KEY, f"t{number}", HostRef(f"h{number}", "slot-0", "h:1"), over)
+        assert isinstance(granted, Granted)
+        await world.memory.release(KEY, granted.lease, 0, "")
+        assert (await ask(world.host("a"), "innocent")).turn_seq == 1
+
+    in_virtual_time(scenario)
+
+
+def test_a_turn_of_a_session_that_was_deleted_meanwhile_may_have_been_read() -> None:  # I10
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        a = world.host("a")
+        asking = asyncio.create_task(ask(a, "x"))
+        await world.until(lambda: gate.running == ["x"])
+        await a.delete(KEY, "k:d")
+        gate.open("x")
+        problem = (await asking).problem
+        assert isinstance(problem, SessionDeleted) and problem.outcome is Outcome.UNKNOWN
+
+    in_virtual_time(scenario)
