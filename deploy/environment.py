@@ -15,6 +15,8 @@ _FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_NAMESPACE", "RAY_JOB_C
 
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray runs its workers at nice 15; a host that serves people is not a batch job.
+    "RAY_worker_niceness": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_DEDUP_LOGS": "0",
     # Nobody looks at them here, and each costs a beat of a small machine.

@@ -131,6 +131,11 @@ class Observer:
             return self._is_gone(incarnation, now)
         return incarnation in self._dead or self._is_refused(incarnation)
 
+    def dead_from(self, incarnation: str) -> float:
+        """From when on a beat's answer would find that host dead, if it stays silent; infinity if it isn't seen."""
+        seen = self._seen.get(incarnation)
+        return seen.since + self._ttl_s if seen is not None else float("inf")
+
     # --- policy -------------------------------------------------------------------------------------------------
 
     def _note_own(self, reply: BeatReply, sent: float, received: float) -> None:

@@ -47,6 +47,7 @@ class HostView:
         self._vnodes = settings.vnodes
         self._now = now
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._due: asyncio.TimerHandle | None = None
 
     # --- for the session runtime (actors.ports.Placement) ---------------------------------------------------------
 
@@ -126,6 +127,7 @@ class HostView:
         if reply.table is not None and reply.table != before:
             self._change(Ring.of(reply.table, self._vnodes))
         self._wake()
+        self._watch()
         return orders
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -146,12 +148,23 @@ class HostView:
         waiting = self._waiting.setdefault(incarnation, set())
         waiting.add(woken)
         self.hurry()
+        self._watch()
         try:
             await woken
         finally:
             waiting.discard(woken)
             if not waiting and self._waiting.get(incarnation) is waiting:
                 del self._waiting[incarnation]
+
+    def _watch(self) -> None:
+        """Have a beat at the very moment at which somebody who is waited for can be found dead: the regular one would
+        come up to a beat's interval later, and just before the silence was long enough."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        due = min((self.observer.dead_from(name) for name in self._waiting if name), default=float("inf"))
+        if due < float("inf"):
+            self._due = asyncio.get_running_loop().call_later(max(0.0, due - self._now()) + 0.001, self.hurry)
 
     def _wake(self) -> None:
         now = self._now()

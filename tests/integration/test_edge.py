@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import stat
 import sys
 import tempfile
 import threading
@@ -24,7 +23,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actors.api_headers import edge_secret, internal_pass
 from actors.errors import Misconfigured
 from actors.settings import Settings
 from router.edge import Edge
@@ -34,7 +32,6 @@ from router.edge.process import Haproxy
 from router.ring import Ring
 from tests.integration.edge_backend import Backend, BackendProcess, member
 from tests.integration.edge_controller import FileMembership, settings_for
-from tests.runtime.api_world import serving
 
 AnyBackend = Backend | BackendProcess
 
@@ -216,45 +213,6 @@ async def test_what_comes_from_outside_under_the_edges_own_names_is_deleted(stac
         assert "forged" not in seen.values()
         assert {name for name in seen if name.startswith("x-re")} == {"x-rehydra-request", "x-rehydra-pass"}
         assert len(seen["x-rehydra-request"]) == 36
-
-
-async def test_the_edge_shows_hosts_the_pass_that_they_compute_and_clients_never_see_it(stack: Stack) -> None:
-    right = internal_pass(edge_secret(stack.settings))
-    async with backends(Backend) as (a,):
-        await stack.become(s0=a)
-        for method, path in (("POST", "/chat"), ("GET", "/sessions/talk/turns"), ("DELETE", "/sessions/talk")):
-            async with stack.http.request(method, stack.url + path) as response:
-                assert (await response.json())["headers"]["x-rehydra-pass"] == right
-                assert [name for name in response.headers if name.lower().startswith("x-rehydra-")] == []
-        # A hop-by-hop header of the client's choice is still no way to take it off.
-        seen = (await stack.post(connection="x-rehydra-pass"))["headers"]
-        assert seen["x-rehydra-pass"] == right
-
-
-async def test_only_its_owner_can_read_the_configuration_that_holds_the_pass(stack: Stack) -> None:
-    right = internal_pass(edge_secret(stack.settings))
-    for name in os.listdir(stack.run_dir):
-        path = os.path.join(stack.run_dir, name)
-        if os.path.isfile(path) and right in Path(path).read_text():  # noqa: ASYNC240
-            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600, name
-
-
-async def test_trailers_and_forged_headers_reach_a_real_host_as_nothing(stack: Stack) -> None:
-    async with serving() as world, backends(Backend) as (a,):
-        a.port = world.port
-        await stack.become(s0=a)
-        body = b'{"message": "m", "session_id": "s"}'
-        theirs = b"x-rehydra-to: inc-1\r\nx-rehydra-turn: k:theirs\r\nx-rehydra-tenant: theirs\r\n"
-        reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
-        head = b"POST /chat HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n%b\r\n" % theirs
-        writer.write(head + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, theirs))
-        answer = await asyncio.wait_for(reader.read(), 10)
-        writer.close()
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        ((request, hops),) = world.host.chats
-        assert (hops, request.key.tenant) == (0, "-")
-        # What the edge itself says is believed: its id of the request.
-        assert len(request.turn_id) == len("r:") + 36
 
 
 @pytest.mark.parametrize("path", ["/internal/hand-off", "//internal/x", "/%69nternal/x", "/INTERNAL", "/internal?a=b"])

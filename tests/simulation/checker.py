@@ -7,6 +7,7 @@ afterwards; a loss of the last kind must have been reported.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -139,6 +140,7 @@ def check_i3_at_most_once(facts: Facts) -> None:
     sent: dict[tuple[SessionKey, str], set[str]] = defaultdict(set)
     for op in facts.ops.values():
         sent[op.start.key, op.start.turn_id].add(op.start.fingerprint)
+    for op in facts.ops.values():
         if op.end is None or op.start.kind != "chat":
             continue
         final = op.end.final
@@ -258,6 +260,23 @@ def _mailbox_order(facts: Facts) -> None:
         _batch_before_own(facts, process, own, batched)
 
 
+def _batches_are_kept(facts: Facts) -> None:
+    """Who has taken a batch over doesn't refuse its turns for want of room."""
+    batches = {(a.process, a.key, a.turn_id): a for a in facts.arrived if a.via == "batch"}
+    waiting: Counter[tuple[str, SessionKey, str]] = Counter()
+    for event in sorted([*facts.arrived, *facts.said], key=lambda event: event.seq):
+        way = (event.process, event.key, event.turn_id)
+        if isinstance(event, h.Arrived):
+            waiting[way] += event.via != "batch"
+        elif event.what == "finish":
+            waiting[way] -= 1
+            batch = batches.get(way)
+            fresh = batch is not None and 0 < event.seq - batch.seq and event.at - batch.at < 0.1
+            if fresh and isinstance(event.final, MailboxFull) and waiting[way] < facts.limits.attachments_max:
+                if way not in facts.passed_on:
+                    facts.report("I5", event.seq, f"{event.process} took {event.turn_id} over and then had no room for it")
+
+
 def _batch_before_own(
     facts: Facts, process: str, own: list[tuple[int, Accepted]], batched: dict[int, list[tuple[int, Accepted]]]
 ) -> None:
@@ -306,8 +325,8 @@ def _probes(facts: Facts, quiet: h.Fault, probed: h.Fault) -> None:
 def check_i6_bounded(facts: Facts) -> None:
     limits = facts.limits
     for gauge in facts.gauges:
-        # Each hand-over may bring a whole mailbox on top of one's own.
-        if gauge.waiting > 3 * limits.mailbox_max:
+        # Each hand-over may bring a whole mailbox on top of one's own, from host to host.
+        if gauge.waiting > 6 * limits.mailbox_max:
             facts.report("I6", gauge.seq, f"{gauge.waiting} turns wait in one mailbox of {gauge.process}")
         if gauge.attached > limits.attachments_max:
             facts.report("I6", gauge.seq, f"{gauge.attached} requests wait for one turn on {gauge.process}")
@@ -392,6 +411,7 @@ def check_i10_three_answers(facts: Facts) -> None:
             if isinstance(final, RehydraError) and final.outcome is Outcome.NOT_DONE and op.start.kind == "chat":
                 _not_done(facts, op, done[what], ops)
     _poison(facts)
+    _poison_ends(facts)
 
 
 def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) -> None:
@@ -428,22 +448,47 @@ def _poison(facts: Facts) -> None:
                 facts.report("I10", said.seq, f"{said.turn_id} is called poison after {recent} takeovers")
 
 
+def _poison_ends(facts: Facts) -> None:
+    """A turn can't kill hosts for ever: after each commit, loss or refusal in its session some more, then no more."""
+    killed: Counter[tuple[SessionKey, str]] = Counter()
+    for run in facts.runs.values():
+        if run.end is not None and isinstance(facts.events[run.end - 1], h.Process):
+            killed[run.start.key, run.start.turn_id] += 1
+    for (key, turn_id), times in killed.items():
+        fresh = 1 + sum(each.key == key for each in facts.accepted) + len(facts.losses[key])
+        fresh += sum(lease.call is not None and lease.call.call == "release" for lease in facts.leases[key])
+        refused = sum(said.key == key and isinstance(said.final, PoisonTurn) for said in facts.said)
+        if times > (facts.limits.takeovers_max + 1) * fresh + refused:
+            facts.report("I5", facts.events[-1].seq, f"{turn_id} has killed {times} hosts")
+
+
 def check_live_holders_are_never_robbed(facts: Facts) -> None:
     for call in facts.takeovers:
         assert call.over is not None
-        holder, window_s = call.over[0], 3 * facts.limits.beat_ttl_s
-        since = call.sent - window_s
-        events = facts.processes[holder]
-        if any(event.what in ("crashed", "left") and event.at <= call.at for event in events):
-            continue
-        if any(event.what in ("frozen", "thawed") and since <= event.at <= call.at for event in events):
-            continue
-        if any(since - window_s <= facts.events[seq - 1].at <= call.sent for seq in facts.restores):
-            continue
-        beats = [at for at in facts.beats[holder] if since - facts.limits.beat_ttl_s <= at <= call.sent]
-        gaps = [second - first for first, second in pairwise([*beats, call.sent])]
-        if beats and max(gaps) < facts.limits.beat_ttl_s - 0.01 and isinstance(call.answer, Granted):
+        holder, ttl_s = call.over[0], facts.limits.beat_ttl_s
+        gone = any(event.what in ("crashed", "left") and event.at <= call.at for event in facts.processes[holder])
+        if not gone and not _was_silent(facts, holder, call.process, call.sent - 3 * ttl_s, call.sent):
             facts.report("live", call.seq, f"{call.process} took {call.key} from {holder}, which is alive")
+
+
+def _was_silent(facts: Facts, holder: str, observer: str, since: float, until: float) -> bool:
+    """Whether ``holder`` missed its beats for ``beat_ttl_s`` while those of ``observer`` were accepted."""
+    ttl_s = facts.limits.beat_ttl_s
+    for begin, end in _gaps(facts.beats[holder], since, until):
+        watched_s = 0.0
+        for first, second in _gaps(facts.beats[observer], begin, end):
+            watched_s = watched_s + second - max(first, begin) if second - first < ttl_s else 0.0
+            # A beat on its way takes a moment; the verdict is about the times of sending.
+            if watched_s >= ttl_s - 0.05:
+                return True
+    return False
+
+
+def _gaps(beats: list[float], since: float, until: float) -> list[tuple[float, float]]:
+    """The times between beats that touch [since, until]; the last ends with ``until``."""
+    first = max(bisect_left(beats, since) - 1, 0)
+    within = [at for at in beats[first:] if at < until]
+    return list(pairwise([*within, until]))
 
 
 def check_nothing_broke_unseen(facts: Facts) -> None:

@@ -30,7 +30,7 @@ SETTLE_S = 5.0
 FINISH_S = 240.0
 
 SETTINGS = Settings(
-    agent=AgentSettings(deadline_s=3.0),
+    agent=AgentSettings(deadline_s=6.0),
     session=SessionSettings(
         ttl_s=0.0, idle_s=4.0, resident_max=3, mailbox_max=4, attachments_max=3, request_wait_s=60.0, commit_patience_s=6.0,
         claim_patience_s=6.0, handoff_wait_s=6.0, takeovers_max=3, hops_max=4, releases_max=2, activations_max=2,
@@ -48,7 +48,8 @@ class Cluster:
     def __init__(self, seed: int, backend: Callable[[Cluster], Backend] | None = None) -> None:
         self.seed = seed
         self.plan = Plan(seed)
-        self.settings = SETTINGS
+        limits = SETTINGS.session.model_copy(update={"resident_max": self.plan.resident_max})
+        self.settings = SETTINGS.model_copy(update={"session": limits})
         self.loop = SimLoop(random.Random(f"{seed}/loop"))
         self.history = History(self.loop.time)
         self.backend: Backend = backend(self) if backend is not None else MemoryBackend(self.loop)

@@ -18,6 +18,7 @@ import heapq
 import itertools
 import logging
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context
@@ -291,6 +292,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._closed = True
         tasks = [task for task in asyncio.tasks._all_tasks if isinstance(task, SimTask)]  # type: ignore[attr-defined]
         logging.disable(logging.CRITICAL)
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
             for task in sorted((task for task in tasks if task.get_loop() is self), key=hash):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -302,3 +304,4 @@ class SimLoop(asyncio.AbstractEventLoop):
             del tasks
         finally:
             logging.disable(logging.NOTSET)
+            sys.unraisablehook = hook

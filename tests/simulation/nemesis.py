@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KINDS: Final = (
     *("crash", "replace", "freeze", "stall", "outage", "cut", "network", "store", "stale", "stale edge"),
-    *("drain", "expire", "strays", "scale up", "bury"),
+    *("drain", "expire", "strays", "scale up", "bury", "split"),
 )
 CALM: Final = ("quick", "quick", "quick+", "quick++", "slow:0.3", "slow:1.2++", "slow:2.5+++", "flaky+", "raise")
 
@@ -32,16 +32,21 @@ class Plan:
         rng = random.Random(f"{seed}/plan")
         self.forgets = seed % 8 == 5
         self.kinds = rng.sample(KINDS, rng.choice((0, 1, 2, 2, 3, 3, 4, 6)))
+        if self.forgets and rng.random() < 0.5:
+            # Two hosts must meet over what was forgotten.
+            self.kinds = [*self.kinds, "split", "strays"]
         self.pause_s = rng.choice((0.15, 0.5, 0.5, 1.5, 3.0))
         self.trouble_s = rng.choice((4.0, 8.0, 14.0))
         self.deletions = rng.choice((0.0, 0.0, 0.02, 0.06))
         self.hosts = rng.choice((2, 3, 3, 3))
-        self.sessions = rng.choice((1, 2, 3, 4))
+        self.sessions = rng.choice((1, 2, 3, 4, 6))
         self.clients = rng.choice((2, 3, 4, 5))
         self.actions = rng.choice((4, 6, 8))
         self.pace_s = rng.choice((0.05, 0.3, 0.9))
+        self.resident_max = rng.choice((1, 3, 3, 100))
+        self.repeats = 0.2 if self.forgets else 0.08
         self._behaviours = [*CALM]
-        for extra in ("late", "edge+", "block:1.5+", "block:6", "poison"):
+        for extra in ("late", "edge+", "block:1.5+", "block:6", "poison", "slow:5+++++"):
             if rng.random() < 0.3:
                 self._behaviours.append(extra)
         if rng.random() < 0.3:
@@ -63,6 +68,7 @@ class Nemesis:
             "outage": self._outage, "cut": self._cut, "network": self._network, "store": self._store,
             "stale": self._stale, "stale edge": self._stale_edge, "drain": self._drain, "expire": self._expire,
             "strays": self._strays, "scale up": self._scale_up, "forget": self._forget, "bury": self._bury,
+            "split": self._split,
         }  # fmt: skip
         self.over = False
 
@@ -95,7 +101,7 @@ class Nemesis:
         cluster.edge.stale = False
         cluster.edge.strays = 0.0
         for process in cluster.processes:
-            process.stale = False
+            process.agree()
             if not process.buried:
                 process.thaw()
         cluster.supervise()
@@ -162,6 +168,12 @@ class Nemesis:
     def _stale(self) -> None:
         if (process := self._victim()) is not None:
             process.stale = not process.stale
+
+    def _split(self) -> None:
+        """A host whose ring names nobody but itself: the most that two rings can differ."""
+        if (process := self._victim()) is not None:
+            process.insist()
+            self._later(self._rng.choice((0.5, 2.0, 6.0)), process.agree)
 
     def _stale_edge(self) -> None:
         self._cluster.edge.stale = not self._cluster.edge.stale

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actors.host import Host
-from actors.model import BeatReply, HostRef
+from actors.model import BeatReply, HostRef, Member, Table
 from router.membership import Orders
+from router.ring import Ring
 from router.routing import HostView
 from tests.simulation.history import Gauge, Process
 from tests.simulation.loop import Lane
@@ -158,6 +159,25 @@ class SimProcess:
         self.main.crash()
         self.beats.crash()
         self.cluster.network.broken_by(self)
+
+    def insist(self) -> None:
+        """Its ring has one member: itself."""
+        if not self.crashed and self.view.ref.slot:
+            self.stale = True
+            alone = Member(self.view.ref.slot, self.incarnation, self.address, 1)
+            ring = Ring.of(Table(self.view.ring_version, {alone.slot: alone}), self.cluster.settings.ring.vnodes)
+            self.main.call(0.0, self._use, ring)
+
+    def agree(self) -> None:
+        """It learns of tables again, and uses the last that it has heard of."""
+        if self.stale and not self.crashed:
+            self.stale = False
+            ring = Ring.of(self.view.observer.table, self.cluster.settings.ring.vnodes)
+            self.main.call(0.0, self._use, ring)
+
+    def _use(self, ring: Ring) -> None:
+        self.view.ring = ring
+        self.view.on_ring()
 
     def freeze(self) -> None:
         """SIGSTOP."""

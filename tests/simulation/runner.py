@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import actors
+from actors.settings import Settings
 from tests.simulation.checker import check
-from tests.simulation.cluster import SETTINGS, Cluster
+from tests.simulation.cluster import Cluster
 from tests.simulation.facts import Limits, Violation
 from tests.simulation.history import History, Problem
 
@@ -31,14 +32,13 @@ if TYPE_CHECKING:
 SEED_S = 20.0
 """A seed takes about 0.05 s; one that takes this long never ends."""
 
-LIMITS = Limits(
-    mailbox_max=SETTINGS.session.mailbox_max,
-    attachments_max=SETTINGS.session.attachments_max,
-    resident_max=SETTINGS.session.resident_max,
-    takeovers_max=SETTINGS.session.takeovers_max,
-    beat_ttl_s=SETTINGS.ring.beat_ttl_s,
-    store_timeout_s=SETTINGS.store.timeout_s,
-)
+def limits_of(settings: Settings) -> Limits:
+    """What the checker has to know of them."""
+    session = settings.session
+    return Limits(
+        session.mailbox_max, session.attachments_max, session.resident_max, session.takeovers_max,
+        settings.ring.beat_ttl_s, settings.store.timeout_s,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def run_seed(seed: int, backend: Callable[[Cluster], Backend] | None = None) -> 
         cluster.history.add(Problem("loop", f"a step never ended, after {cluster.loop.steps} steps"))
     except Exception as error:
         cluster.history.add(Problem("simulation", f"{error!r}"))
-    return Verdict(seed, tuple(check(cluster.history.events, LIMITS)), cluster.history)
+    return Verdict(seed, tuple(check(cluster.history.events, limits_of(cluster.settings))), cluster.history)
 
 
 def run_seeds(

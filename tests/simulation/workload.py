@@ -51,13 +51,15 @@ class Client:
             await self.read(key)
         elif dice < 0.08 + self._cluster.plan.deletions:
             await self.delete(key)
+            if self.asked and rng.random() < 0.7:
+                await self._repeat()
         elif dice < 0.22:
             await self._burst(key)
-        elif dice < 0.30 and self.asked:
+        elif dice < 0.22 + self._cluster.plan.repeats and self.asked:
             await self._repeat()
-        elif dice < 0.36:
+        elif dice < 0.28 + self._cluster.plan.repeats:
             await self._twins(key)
-        elif dice < 0.46 and key in self._seen:
+        elif dice < 0.38 + self._cluster.plan.repeats and key in self._seen:
             await self.ask(key, self._message(), if_match=self._seen[key] + rng.choice((0, 0, 0, 1)))
         else:
             await self.ask(key, self._message(), keyed=rng.random() < 0.8)
@@ -87,6 +89,8 @@ class Client:
         async with asyncio.TaskGroup() as group:
             for _ in range(self._rng.choice((2, 2, 5))):
                 group.create_task(self._try_on(key, turn_id, message, None, patient=self._rng.random() < 0.7))
+                if self._rng.random() < 0.1:
+                    message = self._message()  # Wrongly, under the same key.
                 await asyncio.sleep(self._rng.choice((0.0, 0.02, 0.3)))
 
     def _turn_id(self, keyed: bool = True) -> str:
