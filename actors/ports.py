@@ -110,6 +110,11 @@ class Placement(Protocol):
         """Return once ``is_dead(host)``; else wait for ever."""
         ...
 
+    async def surely_dead(self, host: HostRef) -> bool:
+        """``is_dead`` by news that was asked for after this call: what may be acted on against a lease. A verdict of
+        silence is as old as the last beat, and its host may have come back, and claimed, since."""
+        ...
+
     def trusted(self) -> bool:
         """Whether this host's own last accepted beat was sent within ``beat_ttl_s``: if not, it may be a ghost (I8)."""
         ...

@@ -219,7 +219,7 @@ class Activation:
             if isinstance(answer, Deleted):
                 self._drop(Reason.DELETED, SessionDeleted())
                 return False
-            if home.placement.is_dead(answer.holder):
+            if home.placement.is_dead(answer.holder) and await home.placement.surely_dead(answer.holder):
                 over = (answer.holder.incarnation, answer.epoch)
             elif clock() < self.batch_until:
                 # The host that handed a batch over has not released yet: it does so as soon as it knows that we

@@ -129,7 +129,12 @@ class Observer:
             return False
         if incarnation not in self._seen:
             return self._is_gone(incarnation, now)
-        return incarnation in self._dead or self._is_refused(incarnation)
+        return incarnation in self._dead or self.is_refused(incarnation)
+
+    @property
+    def sent(self) -> float:
+        """When the last own beat was sent that was accepted."""
+        return self._sent
 
     def dead_from(self, incarnation: str) -> float:
         """From when on a beat's answer would find that host dead, if it stays silent; infinity if it isn't seen."""
@@ -173,7 +178,8 @@ class Observer:
             evidence.counter = seen.counter
             evidence.until = sent
 
-    def _is_refused(self, incarnation: str) -> bool:
+    def is_refused(self, incarnation: str) -> bool:
+        """Whether its address refused, and nothing has come from it since."""
         evidence = self._evidence.get(incarnation)
         if evidence is None:
             return False
@@ -209,7 +215,7 @@ class Observer:
         evidence = self._evidence.get(incarnation)
         # A refusal alone frees its sessions; it costs the slot only if the beats have stopped as well.
         return (
-            evidence is not None and self._is_refused(incarnation) and evidence.until - evidence.at >= self._confirm_s
+            evidence is not None and self.is_refused(incarnation) and evidence.until - evidence.at >= self._confirm_s
         )
 
 

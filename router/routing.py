@@ -48,6 +48,7 @@ class HostView:
         self._now = now
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._due: asyncio.TimerHandle | None = None
+        self._asking: list[asyncio.Future[None]] = []
 
     # --- for the session runtime (actors.ports.Placement) ---------------------------------------------------------
 
@@ -80,6 +81,15 @@ class HostView:
         while not self.is_dead(host):
             # Nobody becomes dead by the mere passing of time: only an answer or a refusal changes the verdict.
             await self._answer_for(host.incarnation)
+
+    async def surely_dead(self, host: HostRef) -> bool:
+        """``is_dead`` by the answer to a beat that was sent after this call; at once if its address refused."""
+        asked = self._now()
+        while self.is_dead(host) and not self.observer.is_refused(host.incarnation):
+            if self.observer.sent > asked:
+                return True
+            await self._next_answer()
+        return self.is_dead(host)
 
     def trusted(self) -> bool:
         """Whether an own beat sent within ``beat_ttl_s`` was accepted."""
@@ -128,6 +138,10 @@ class HostView:
             self._change(Ring.of(reply.table, self._vnodes))
         self._wake()
         self._watch()
+        asking, self._asking = self._asking, []
+        for answered in asking:
+            if not answered.done():
+                answered.set_result(None)
         return orders
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -155,6 +169,12 @@ class HostView:
             waiting.discard(woken)
             if not waiting and self._waiting.get(incarnation) is waiting:
                 del self._waiting[incarnation]
+
+    async def _next_answer(self) -> None:
+        answered = asyncio.get_running_loop().create_future()
+        self._asking.append(answered)
+        self.hurry()
+        await answered
 
     def _watch(self) -> None:
         """Have a beat at the very moment at which somebody who is waited for can be found dead: the regular one would

@@ -40,6 +40,9 @@ class Ring:
     def is_dead(self, host: HostRef) -> bool:
         return host.incarnation in self.dead
 
+    async def surely_dead(self, host: HostRef) -> bool:
+        return self.is_dead(host)
+
     def refused(self, host: HostRef, stranger: bool = False) -> None:
         self.dead.add(host.incarnation)
         self._changed.set()

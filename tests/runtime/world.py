@@ -81,6 +81,9 @@ class View:
     def is_dead(self, host: HostRef) -> bool:
         return host.incarnation in self.dead
 
+    async def surely_dead(self, host: HostRef) -> bool:
+        return self.is_dead(host)
+
     def refused(self, host: HostRef, stranger: bool = False) -> None:
         self.kill(host)
 

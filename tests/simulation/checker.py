@@ -419,6 +419,8 @@ def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) ->
     if facts.haunted(op.start.key, op.start.turn_id):
         return
     answered = op.end.seq
+    if isinstance(op.end.final, SessionDeleted) and any(seq < answered for seq in facts.restores):
+        return  # A store that has forgotten a deletion brings back what was deleted.
     problem = type(op.end.final).__name__
     for accepted in done:
         record = (accepted.key, accepted.turn.turn_seq, accepted.turn.turn_id, accepted.turn.reply)
@@ -467,20 +469,23 @@ def check_live_holders_are_never_robbed(facts: Facts) -> None:
         assert call.over is not None
         holder, ttl_s = call.over[0], facts.limits.beat_ttl_s
         gone = any(event.what in ("crashed", "left") and event.at <= call.at for event in facts.processes[holder])
-        if not gone and not _was_silent(facts, holder, call.process, call.sent - 3 * ttl_s, call.sent):
+        if not gone and not _was_silent(facts, holder, call.sent - 3 * ttl_s, call.sent):
             facts.report("live", call.seq, f"{call.process} took {call.key} from {holder}, which is alive")
 
 
-def _was_silent(facts: Facts, holder: str, observer: str, since: float, until: float) -> bool:
-    """Whether ``holder`` missed its beats for ``beat_ttl_s`` while those of ``observer`` were accepted."""
+def _was_silent(facts: Facts, holder: str, since: float, until: float) -> bool:
+    """Whether ``holder`` missed its beats for ``beat_ttl_s`` while those of some other host were accepted."""
     ttl_s = facts.limits.beat_ttl_s
     for begin, end in _gaps(facts.beats[holder], since, until):
-        watched_s = 0.0
-        for first, second in _gaps(facts.beats[observer], begin, end):
-            watched_s = watched_s + second - max(first, begin) if second - first < ttl_s else 0.0
-            # A beat on its way takes a moment; the verdict is about the times of sending.
-            if watched_s >= ttl_s - 0.05:
-                return True
+        if end - begin < ttl_s - 0.05:
+            continue
+        for observer in facts.beats:
+            watched_s = 0.0
+            for first, second in _gaps(facts.beats[observer], begin, end):
+                watched_s = watched_s + second - max(first, begin) if second - first < ttl_s else 0.0
+                # A beat on its way takes a moment; the verdict is about the times of sending.
+                if observer != holder and watched_s >= ttl_s - 0.05:
+                    return True
     return False
 
 
