@@ -214,9 +214,7 @@ class Observer:
             return True
         evidence = self._evidence.get(incarnation)
         # A refusal alone frees its sessions; it costs the slot only if the beats have stopped as well.
-        return (
-            evidence is not None and self.is_refused(incarnation) and evidence.until - evidence.at >= self._confirm_s
-        )
+        return evidence is not None and self.is_refused(incarnation) and evidence.until - evidence.at >= self._confirm_s
 
 
 def _bound(notes: dict[str, float] | dict[str, _Evidence]) -> None:

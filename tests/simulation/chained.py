@@ -45,8 +45,13 @@ class Chained:
         run = self._process.cluster.loop.number()
         history.add(
             RunStarted(
-                run, self._process.name, conversation.key, conversation.turn_id, conversation.attempt,
-                len(conversation.turns), digest_of(conversation.turns),
+                run,
+                self._process.name,
+                conversation.key,
+                conversation.turn_id,
+                conversation.attempt,
+                len(conversation.turns),
+                digest_of(conversation.turns),
             )  # fmt: skip
         )
         how = "cut"

@@ -90,7 +90,9 @@ def _final_logs(facts: Facts) -> None:
         expected = [(turn.turn_seq, turn.turn_id, turn.reply) for turn in life.turns] if life else []
         found = [(turn.turn_seq, turn.turn_id, turn.reply) for turn in log.turns or ()]
         if expected != found:
-            facts.report("I2", log.seq, f"the {log.source}'s log of {log.key} has {len(found)} turns, not {len(expected)}")
+            facts.report(
+                "I2", log.seq, f"the {log.source}'s log of {log.key} has {len(found)} turns, not {len(expected)}"
+            )
 
 
 def _reads(facts: Facts) -> None:
@@ -148,7 +150,9 @@ def check_i3_at_most_once(facts: Facts) -> None:
             if final.turn.fingerprint != op.start.fingerprint or final.turn.turn_id != op.start.turn_id:
                 facts.report("I3", op.end.seq, f"{op.start.turn_id} got the reply to another message")
         elif isinstance(final, KeyMismatch) and len(sent[op.start.key, op.start.turn_id]) < 2:
-            facts.report("I3", op.end.seq, f"{op.start.turn_id} is called a mismatch, but was sent with one message only")
+            facts.report(
+                "I3", op.end.seq, f"{op.start.turn_id} is called a mismatch, but was sent with one message only"
+            )
 
 
 def check_i4_no_overlap(facts: Facts) -> None:
@@ -166,7 +170,9 @@ def _computed_from_predecessors(facts: Facts, before: list[Accepted], accepted: 
     turn = accepted.turn
     runs = runs_named_in(turn.reply)
     if len(runs) != 1 or not runs <= facts.runs.keys():
-        facts.report("I4", accepted.seq, f"the reply of {turn.turn_id} comes from the runs {sorted(runs)}, not from one")
+        facts.report(
+            "I4", accepted.seq, f"the reply of {turn.turn_id} comes from the runs {sorted(runs)}, not from one"
+        )
         return
     start = facts.runs[runs.pop()].start
     if start.process != accepted.process or start.turn_id != turn.turn_id or start.key != accepted.key:
@@ -220,7 +226,9 @@ def _preconditions(facts: Facts) -> None:
             continue
         final = op.end.final
         if isinstance(final, Done) and not final.replayed and final.turn.turn_seq != op.start.if_match + 1:
-            facts.report("I4", op.end.seq, f"{op.start.turn_id} was to follow {op.start.if_match}, not {final.turn.turn_seq - 1}")
+            facts.report(
+                "I4", op.end.seq, f"{op.start.turn_id} was to follow {op.start.if_match}, not {final.turn.turn_seq - 1}"
+            )
         if isinstance(final, PreconditionFailed) and final.extra.get("turn_seq") == op.start.if_match:
             facts.report("I4", op.end.seq, f"{op.start.turn_id} was refused though its precondition holds")
 
@@ -256,7 +264,9 @@ def _mailbox_order(facts: Facts) -> None:
         for group in (own, *batched.values()):
             for (first, _), (second, accepted) in pairwise(group):
                 if first > second:
-                    facts.report("I4", accepted.seq, f"{accepted.turn.turn_id} on {process} isn't in the order of arrival")
+                    facts.report(
+                        "I4", accepted.seq, f"{accepted.turn.turn_id} on {process} isn't in the order of arrival"
+                    )
         _batch_before_own(facts, process, own, batched)
 
 
@@ -274,7 +284,9 @@ def _batches_are_kept(facts: Facts) -> None:
             fresh = batch is not None and 0 < event.seq - batch.seq and event.at - batch.at < 0.1
             if fresh and isinstance(event.final, MailboxFull) and waiting[way] < facts.limits.attachments_max:
                 if way not in facts.passed_on:
-                    facts.report("I5", event.seq, f"{event.process} took {event.turn_id} over and then had no room for it")
+                    facts.report(
+                        "I5", event.seq, f"{event.process} took {event.turn_id} over and then had no room for it"
+                    )
 
 
 def _batch_before_own(
@@ -373,7 +385,9 @@ def _silent(facts: Facts, said: h.Said, grant: LeaseAt | None) -> None:
         return
     if any(_came_late(facts, lease) for lease in facts.leases[said.key] if grant.seq < lease.seq <= said.seq):
         return
-    facts.report("I8", said.seq, f"{said.process} says its own {said.what} of {said.turn_id}; {now.holder} holds the lease")
+    facts.report(
+        "I8", said.seq, f"{said.process} says its own {said.what} of {said.turn_id}; {now.holder} holds the lease"
+    )
 
 
 def _came_late(facts: Facts, lease: LeaseAt) -> bool:
@@ -395,7 +409,9 @@ def check_i9_cleaning_up_is_optional(facts: Facts) -> None:
         record = (said.key, turn.turn_seq, turn.turn_id, turn.reply)
         lost = any(seq > spans[0] for spans in facts.present.get(record, []) for seq in facts.losses[said.key])
         if not lost and record not in logs[said.key]:
-            facts.report("I9", said.seq, f"{turn.turn_id}, acknowledged by {said.process} before it was killed, is gone")
+            facts.report(
+                "I9", said.seq, f"{turn.turn_id}, acknowledged by {said.process} before it was killed, is gone"
+            )
 
 
 def check_i10_three_answers(facts: Facts) -> None:
@@ -427,7 +443,8 @@ def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) ->
         spans = facts.present.get(record, [])
         if accepted.seq < answered:
             if any(since <= op.start.seq and (not until or until > answered) for since, until in spans) or (
-                accepted.seq > op.start.seq and not any(accepted.seq < loss < answered for loss in facts.losses[op.start.key])
+                accepted.seq > op.start.seq
+                and not any(accepted.seq < loss < answered for loss in facts.losses[op.start.key])
             ):
                 facts.report("I10", answered, f"{op.start.turn_id} is called not done ({problem}); it is in the log")
         elif not any(
@@ -498,7 +515,9 @@ def _gaps(beats: list[float], since: float, until: float) -> list[tuple[float, f
 
 def check_nothing_broke_unseen(facts: Facts) -> None:
     for problem in facts.problems:
-        facts.report("I5" if problem.process == "clients" else "intact", problem.seq, f"{problem.process}: {problem.what}")
+        facts.report(
+            "I5" if problem.process == "clients" else "intact", problem.seq, f"{problem.process}: {problem.what}"
+        )
     for said in facts.said:
         if isinstance(said.final, RehydraError) and said.final.code == "internal":
             facts.report("intact", said.seq, f"{said.process} answered {said.turn_id} with an internal error")
@@ -519,7 +538,9 @@ def _streams(facts: Facts) -> None:
         elif isinstance(said.final, Done) and not said.final.replayed and said.exchange in texts:
             epoch, text = texts[said.exchange]
             if text != said.final.turn.reply or epoch != said.final.turn.epoch:
-                facts.report("intact", said.seq, f"{said.process} has streamed another text than {said.turn_id}'s reply")
+                facts.report(
+                    "intact", said.seq, f"{said.process} has streamed another text than {said.turn_id}'s reply"
+                )
 
 
 def _lives(facts: Facts) -> dict[tuple[SessionKey, int], list[Accepted]]:
@@ -527,7 +548,11 @@ def _lives(facts: Facts) -> dict[tuple[SessionKey, int], list[Accepted]]:
     lives: dict[tuple[SessionKey, int], list[Accepted]] = defaultdict(list)
     for accepted in facts.accepted:
         log = lives[accepted.key, accepted.born]
-        while log and facts.restored_between(log[-1].seq, accepted.seq) and log[-1].turn.turn_seq >= accepted.turn.turn_seq:
+        while (
+            log
+            and facts.restored_between(log[-1].seq, accepted.seq)
+            and log[-1].turn.turn_seq >= accepted.turn.turn_seq
+        ):
             log.pop()
         log.append(accepted)
     return lives

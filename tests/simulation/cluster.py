@@ -27,13 +27,24 @@ from tests.simulation.store_faults import Backend, MemoryBackend, StoreWorld, at
 from tests.simulation.workload import Client
 
 SETTLE_S = 5.0
-FINISH_S = 240.0
+FINISH_S = 700.0
 
 SETTINGS = Settings(
     agent=AgentSettings(deadline_s=6.0),
     session=SessionSettings(
-        ttl_s=0.0, idle_s=4.0, resident_max=3, mailbox_max=4, attachments_max=3, request_wait_s=60.0, commit_patience_s=6.0,
-        claim_patience_s=6.0, handoff_wait_s=6.0, takeovers_max=3, hops_max=4, releases_max=2, activations_max=2,
+        ttl_s=0.0,
+        idle_s=4.0,
+        resident_max=3,
+        mailbox_max=4,
+        attachments_max=3,
+        request_wait_s=300.0,
+        commit_patience_s=6.0,
+        claim_patience_s=6.0,
+        handoff_wait_s=6.0,
+        takeovers_max=3,
+        hops_max=4,
+        releases_max=2,
+        activations_max=2,
         drain_stream_s=8.0,
     ),
     store=StoreSettings(timeout_s=1.0),
@@ -82,7 +93,9 @@ class Cluster:
 
     def supervise(self) -> None:
         """Start what is missing."""
-        standing = [process for process in self.processes if not (process.crashed or process.draining or process.buried)]
+        standing = [
+            process for process in self.processes if not (process.crashed or process.draining or process.buried)
+        ]
         for _ in range(self.plan.hosts - len(standing)):
             gone = [process.address for process in self.processes if process.crashed]
             self.start(self._rng.choice(gone) if gone and self._rng.random() < 0.5 else None)

@@ -227,9 +227,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self._now
 
-    def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         handle = SimHandle(callback, args, self, context)
         if not self._closed:
             self._enqueue(handle)
@@ -257,7 +255,11 @@ class SimLoop(asyncio.AbstractEventLoop):
         return SimFuture(loop=self)
 
     def create_task(
-        self, coro: Generator[Any, None, Any] | Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
+        self,
+        coro: Generator[Any, None, Any] | Coroutine[Any, Any, Any],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
     ) -> SimTask:
         return SimTask(coro, loop=self, name=name, context=context)
 

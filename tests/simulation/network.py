@@ -101,8 +101,15 @@ class RemoteRequester:
         history = exchange.network.history
         history.add(
             Said(
-                self._process.name, exchange.number, exchange.owner is None, request.key, request.turn_id,
-                what, epoch, text, final,
+                self._process.name,
+                exchange.number,
+                exchange.owner is None,
+                request.key,
+                request.turn_id,
+                what,
+                epoch,
+                text,
+                final,
             )  # fmt: skip
         )
 

@@ -1,7 +1,7 @@
 """Runs seeds and says what was wrong: the way in for tests, for mutants and for a person with a failing seed.
 
-    python -m tests.simulation.runner --seeds 2000        # from 0
-    python -m tests.simulation.runner --seed 373 --trace  # replay one, with all of its events
+python -m tests.simulation.runner --seeds 2000        # from 0
+python -m tests.simulation.runner --seed 373 --trace  # replay one, with all of its events
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SEED_S = 20.0
 """A seed takes about 0.05 s; one that takes this long never ends."""
+
 
 def limits_of(settings: Settings) -> Limits:
     """What the checker has to know of them."""
@@ -135,7 +136,9 @@ def main() -> int:
     count, failed = run_seeds(range(args.first, args.first + args.seeds, args.step), args.failures, backend)
     for verdict in failed:
         print(verdict)
-    print(f"{count} seeds of {Path(actors.__file__).parent.parent}, {len(failed)} failed, {time.monotonic() - started:.1f} s")
+    print(
+        f"{count} seeds of {Path(actors.__file__).parent.parent}, {len(failed)} failed, {time.monotonic() - started:.1f} s"
+    )
     return bool(failed)
 
 

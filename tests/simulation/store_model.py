@@ -125,7 +125,9 @@ class StoreModel:
         if answer.lease != Lease(life.epoch, call.token, life.born):
             raise Complaint("I1", f"{_told(call)}: expected epoch {life.epoch} and the token of the claim")
         if answer.takeovers != life.takeovers:
-            raise Complaint("I5", f"{_told(call)}: there were {life.takeovers} takeovers since the last commit or release")
+            raise Complaint(
+                "I5", f"{_told(call)}: there were {life.takeovers} takeovers since the last commit or release"
+            )
         if not _same(answer.checkpoint.turns, life.turns):
             raise Complaint("I2", f"{_told(call)}: the checkpoint isn't the log of {len(life.turns)} turns")
 
@@ -200,7 +202,9 @@ class StoreModel:
             self._expect(call, "I2", call.answer, Missing if life is None else Deleted)
             return
         self._expect(call, "I2", call.answer, Turns)
-        if not _same(call.answer.turns, life.turns[: len(call.answer.turns)]) or call.answer.turn_seq != len(life.turns):
+        if not _same(call.answer.turns, life.turns[: len(call.answer.turns)]) or call.answer.turn_seq != len(
+            life.turns
+        ):
             raise Complaint("I2", f"{_told(call)}: the page isn't from the log")
 
     def _expect(self, call: StoreCall, invariant: str, answer: object, kind: type) -> None:

@@ -110,14 +110,21 @@ class Client:
         await self.ask(key, "quick probe")
 
     async def _try_on(
-        self, key: SessionKey, turn_id: str, message: str, if_match: int | None, *, patient: bool, tries: int = TRIES_MAX
+        self,
+        key: SessionKey,
+        turn_id: str,
+        message: str,
+        if_match: int | None,
+        *,
+        patient: bool,
+        tries: int = TRIES_MAX,
     ) -> Done | RehydraError | None:
         rng = self._rng
         request = TurnRequest(key, turn_id, fingerprint_of(message, None), message, None, if_match)
         stream = rng.random() < 0.5
         for number in range(tries):
             impatient = not patient or (number == 0 and rng.random() < self.haste and tries > 1)
-            patience_s = rng.choice((0.0005, 0.005, 0.05, 1.0)) if impatient else 200.0
+            patience_s = rng.choice((0.0005, 0.005, 0.05, 1.0)) if impatient else 400.0
             final = await self._attempt(request, stream, patience_s)
             if isinstance(final, Done):
                 self._seen[key] = final.turn.turn_seq
@@ -135,9 +142,7 @@ class Client:
     async def _attempt(self, request: TurnRequest, stream: bool, patience_s: float) -> Done | RehydraError | None:
         history = self._cluster.history
         op = self._cluster.loop.number()
-        history.add(
-            Invoked(op, self.name, "chat", request.key, request.turn_id, request.fingerprint, request.if_match)
-        )
+        history.add(Invoked(op, self.name, "chat", request.key, request.turn_id, request.fingerprint, request.if_match))
         try:
             async with asyncio.timeout(patience_s):
                 final = await self._cluster.edge.chat(request, stream)

@@ -1,0 +1,48 @@
+"""The simulation is tested itself: bugs that are planted in copies of the shipped code must all be noticed.
+
+The unpatched code passes the same seeds (``test_simulation``). ``MUTANTS.md`` is the table that this made; bugs that
+survive, or edits that no longer fit the code, fail here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS, Mutant, Stale
+from tests.simulation.table import SEEDS_MAX, try_all
+from tests.simulation.trial import Outcome, attempt
+
+TABLE = Path(__file__).parent / "MUTANTS.md"
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> list[Outcome]:
+    return try_all()
+
+
+@pytest.mark.timeout(1800)
+def test_every_planted_bug_is_noticed(outcomes: list[Outcome]) -> None:
+    survived = [outcome.mutant for outcome in outcomes if outcome.seed is None]
+    assert survived == [], f"not noticed within {SEEDS_MAX} seeds"
+    assert len(outcomes) >= 25
+    assert len([mutant for mutant in MUTANTS if mutant.server]) >= 5, "the scripts need theirs"
+
+
+def test_the_copy_without_a_bug_passes() -> None:
+    assert attempt(None, 20).seed is None
+
+
+def test_each_bug_stands_in_the_table() -> None:
+    assert Counter(mutant.name for mutant in MUTANTS) == Counter({mutant.name: 1 for mutant in MUTANTS})
+    told = TABLE.read_text()
+    assert [mutant.name for mutant in MUTANTS if f"| {mutant.name} |" not in told] == []
+
+
+def test_a_stale_edit_fails_loudly(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("a = 1\n")
+    with pytest.raises(Stale):
+        Mutant("gone", (("code.py", "b = 2", "b = 3"),)).plant(tmp_path)
+    assert (tmp_path / "code.py").read_text() == "a = 1\n"

@@ -1,0 +1,64 @@
+"""I1-I10 on the production classes, under seeded faults between any two steps.
+
+``REHYDRA_SEEDS`` sets how many seeds run (2,000 without it), ``REHYDRA_SERVER_SEEDS`` how many of them on a real server
+(200). A failing seed prints the command that replays it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server
+from tests.simulation.runner import run_seed
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEDS = int(os.environ.get("REHYDRA_SEEDS", "2000"))
+SERVER_SEEDS = int(os.environ.get("REHYDRA_SERVER_SEEDS", "200"))
+WORKERS = 2
+
+
+def _runner(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.simulation.runner", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.timeout(max(900, SEEDS))
+def test_no_schedule_of_faults_breaks_an_invariant() -> None:
+    """I1, I2, I3, I4, I5, I6, I7, I8, I9, I10."""
+    step = str(WORKERS)
+    running = [_runner("--seeds", str(SEEDS), "--first", str(first), "--step", step) for first in range(WORKERS)]
+    told = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0] * WORKERS, "\n".join(told)
+    seeds = sum(int(text.strip().splitlines()[-1].split()[0]) for text in told)
+    assert seeds == SEEDS
+
+
+@pytest.mark.timeout(max(600, 3 * SERVER_SEEDS))
+def test_the_real_scripts_on_a_real_server_keep_the_invariants_too() -> None:
+    """I1, I2, I3, I4, I5, I6, I7, I8, I9, I10."""
+    with Server("valkey") as server:
+        running = _runner("--seeds", str(SERVER_SEEDS), "--server", server.url)
+        told = running.communicate()[0]
+    assert running.returncode == 0, told
+    assert told.strip().splitlines()[-1].startswith(f"{SERVER_SEEDS} seeds ")
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 10))
+def test_a_seed_replays_identically(seed: int) -> None:
+    first, again = run_seed(seed), run_seed(seed)
+    assert first.history.trace_hash() == again.history.trace_hash()
+    assert len(first.history.events) > 100, "a run in which nothing happens proves nothing"
+
+
+def test_different_seeds_are_different_schedules() -> None:
+    assert len({run_seed(seed).history.trace_hash() for seed in range(20)}) == 20
+
+
+def test_a_seed_replays_identically_in_another_process() -> None:
+    told = [_runner("--seed", "7", "--trace").communicate()[0] for _ in range(2)]
+    assert told[0] == told[1]
