@@ -116,13 +116,13 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    agent: AgentSettings = AgentSettings()  # type: ignore[call-arg]
-    session: SessionSettings = SessionSettings()  # type: ignore[call-arg]
-    store: StoreSettings = StoreSettings()  # type: ignore[call-arg]
-    ring: RingSettings = RingSettings()  # type: ignore[call-arg]
-    http: HttpSettings = HttpSettings()  # type: ignore[call-arg]
-    edge: EdgeSettings = EdgeSettings()  # type: ignore[call-arg]
-    log: LogSettings = LogSettings()  # type: ignore[call-arg]
+    agent: AgentSettings = AgentSettings()
+    session: SessionSettings = SessionSettings()
+    store: StoreSettings = StoreSettings()
+    ring: RingSettings = RingSettings()
+    http: HttpSettings = HttpSettings()
+    edge: EdgeSettings = EdgeSettings()
+    log: LogSettings = LogSettings()
 
     @classmethod
     def load(cls, args: Mapping[str, Any] | None = None) -> Self:

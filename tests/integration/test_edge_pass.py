@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import stat
 from pathlib import Path
 
@@ -31,10 +30,8 @@ async def test_the_edge_shows_hosts_the_pass_that_they_compute_and_clients_never
 
 async def test_only_its_owner_can_read_the_configuration_that_holds_the_pass(stack: Stack) -> None:
     right = internal_pass(edge_secret(stack.settings))
-    for name in os.listdir(stack.run_dir):
-        path = os.path.join(stack.run_dir, name)
-        if os.path.isfile(path) and right in Path(path).read_text():  # noqa: ASYNC240
-            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600, name
+    held = [path for path in Path(stack.run_dir).iterdir() if path.is_file() and right in path.read_text()]  # noqa: ASYNC240
+    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in held] == [("haproxy.cfg", 0o600)]
 
 
 async def test_trailers_and_forged_headers_reach_a_real_host_as_nothing(stack: Stack) -> None:

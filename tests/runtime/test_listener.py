@@ -191,10 +191,15 @@ async def test_what_comes_after_the_head_is_never_a_header(pieces: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "endless", [b"t: " + b"x" * 997, b"x" * 1000, b"t: " + b"x" * 495 + b"\r\n" + b"t: 1\r\n" * 80]
+    ("before", "endless"),
+    [
+        (b"5\r\nhello\r\n0\r\nx: ", b"x" * 1000),
+        (b"5\r\nhello\r\n0\r\n", b"x" * 1000),
+        (b"5\r\nhello\r\n0\r\n", b"x: 1\r\n" * 160),
+        (b"5;x=", b"x" * 1000),
+    ],
 )
-@pytest.mark.parametrize("before", [b"5\r\nhello\r\n0\r\nx: ", b"5\r\nhello\r\n0\r\n", b"5;x="])
-async def test_trailers_that_never_end_are_cut_by_their_size(before: bytes, endless: bytes) -> None:
+async def test_what_is_neither_head_nor_body_is_cut_by_its_size(before: bytes, endless: bytes) -> None:
     app = App()
     app.may.clear()
     async with listening(app, head_bytes_max=10_000) as listener, wire(port_of(listener)) as connection:
@@ -205,7 +210,8 @@ async def test_trailers_that_never_end_are_cut_by_their_size(before: bytes, endl
                     await connection.send(endless)
                     await asyncio.sleep(0.001)
                 await connection.head()
-        assert sum(len(name) + len(value) for name, value in app.headers[0]) < 100
+        assert len(app.headers[0]) == 2
+        app.may.set()
 
 
 async def test_a_body_of_many_small_pieces_is_no_endless_head() -> None:

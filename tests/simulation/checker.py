@@ -26,7 +26,7 @@ from actors.errors import (
 )
 from actors.model import SessionKey
 from actors.ports import Done
-from actors.stores.base import Granted, Missing, Regressed, Turns
+from actors.stores.base import Missing, Regressed, Turns
 from tests.simulation import history as h
 from tests.simulation.chained import digest_of, runs_named_in
 from tests.simulation.facts import Accepted, Facts, LeaseAt, Limits, Op, Violation
@@ -233,7 +233,7 @@ def _preconditions(facts: Facts) -> None:
             facts.report("I4", op.end.seq, f"{op.start.turn_id} was refused though its precondition holds")
 
 
-def _mailbox_order(facts: Facts) -> None:
+def _mailbox_order(facts: Facts) -> None:  # noqa: C901 - one rule, told in one place
     """Of turns that one activation committed: in the order of their arrival; a batch in its order, before the others.
 
     Only turns whose way is certain are compared: those that came to this host once and never left it.
@@ -274,14 +274,15 @@ def _batches_are_kept(facts: Facts) -> None:
     """Who has taken a batch over doesn't refuse its turns for want of room."""
     batches = {(a.process, a.key, a.turn_id): a for a in facts.arrived if a.via == "batch"}
     waiting: Counter[tuple[str, SessionKey, str]] = Counter()
-    for event in sorted([*facts.arrived, *facts.said], key=lambda event: event.seq):
+    both: list[h.Arrived | h.Said] = [*facts.arrived, *facts.said]
+    for event in sorted(both, key=lambda event: event.seq):
         way = (event.process, event.key, event.turn_id)
         if isinstance(event, h.Arrived):
             waiting[way] += event.via != "batch"
         elif event.what == "finish":
             waiting[way] -= 1
             batch = batches.get(way)
-            fresh = batch is not None and 0 < event.seq - batch.seq and event.at - batch.at < 0.1
+            fresh = batch is not None and event.seq - batch.seq > 0 and event.at - batch.at < 0.1
             if fresh and isinstance(event.final, MailboxFull) and waiting[way] < facts.limits.attachments_max:
                 if way not in facts.passed_on:
                     facts.report(
@@ -397,7 +398,7 @@ def _came_late(facts: Facts, lease: LeaseAt) -> bool:
 
 
 def check_i9_cleaning_up_is_optional(facts: Facts) -> None:
-    """What a killed host had acknowledged is in the logs that its survivors read, unless it was deleted or forgotten."""
+    """What a killed host had acknowledged is in its survivors' logs, unless it was deleted or forgotten."""
     logs = {
         log.key: {(log.key, turn.turn_seq, turn.turn_id, turn.reply) for turn in log.turns or ()}
         for log in facts.logs if log.source == "host"
@@ -451,7 +452,8 @@ def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) ->
             other is not op and (other.end is None or other.end.seq > answered) and other.start.seq < accepted.seq
             for other in attempts
         ):
-            text = f"{op.start.turn_id} was called not done ({problem}) at {answered}, and is done without being asked again"
+            turn_id = op.start.turn_id
+            text = f"{turn_id} was called not done ({problem}) at {answered}, and is done without being asked again"
             facts.report("I10", accepted.seq, text)
 
 

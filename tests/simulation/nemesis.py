@@ -1,7 +1,7 @@
 """What goes wrong, and when: a plan drawn from the seed, and the one who carries it out.
 
 A plan picks a few kinds of trouble and how often they come, so that some seeds are nearly quiet and some are not. Seeds
-that forget (``plan.forgets``) are declared as such: there, and only there, may confirmed turns be lost, and must then be
+A plan picks a few kinds of trouble and how often they come: some seeds are nearly quiet and some are not. Seeds
 reported. At the end everything is healed, and the cluster has to recover by itself.
 """
 

@@ -136,9 +136,8 @@ def main() -> int:
     count, failed = run_seeds(range(args.first, args.first + args.seeds, args.step), args.failures, backend)
     for verdict in failed:
         print(verdict)
-    print(
-        f"{count} seeds of {Path(actors.__file__).parent.parent}, {len(failed)} failed, {time.monotonic() - started:.1f} s"
-    )
+    code = Path(actors.__file__).parent.parent
+    print(f"{count} seeds of {code}, {len(failed)} failed, {time.monotonic() - started:.1f} s")
     return bool(failed)
 
 

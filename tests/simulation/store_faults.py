@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """The store itself, and what a nemesis may do to it."""
 
-    sessions: SessionStore
-    members: MembershipStore
+    @property
+    def sessions(self) -> SessionStore: ...
+
+    @property
+    def members(self) -> MembershipStore: ...
 
     def expire(self, key: SessionKey) -> None: ...
 
@@ -144,8 +147,7 @@ class SimStore:
         self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
     ) -> ClaimAnswer:
         record = self._record("claim", key, token=token, over=over)
-        answer = await self._send(record, lambda: self._inner.claim(key, token, host, over))
-        return answer  # type: ignore[no-any-return]
+        return await self._send(record, lambda: self._inner.claim(key, token, host, over))
 
     async def commit(
         self, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None
@@ -153,28 +155,23 @@ class SimStore:
         record = self._record(
             "commit", key, lease=lease, turn_seq=turn.turn_seq - 1, last_turn_id=previous_turn_id, turn=turn
         )
-        answer = await self._send(record, lambda: self._inner.commit(key, lease, previous_turn_id, turn, state))
-        return answer  # type: ignore[no-any-return]
+        return await self._send(record, lambda: self._inner.commit(key, lease, previous_turn_id, turn, state))
 
     async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
         record = self._record("release", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id)
-        answer = await self._send(record, lambda: self._inner.release(key, lease, turn_seq, last_turn_id))
-        return answer  # type: ignore[no-any-return]
+        return await self._send(record, lambda: self._inner.release(key, lease, turn_seq, last_turn_id))
 
     async def check(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> CheckAnswer:
         record = self._record("check", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id)
-        answer = await self._send(record, lambda: self._inner.check(key, lease, turn_seq, last_turn_id))
-        return answer  # type: ignore[no-any-return]
+        return await self._send(record, lambda: self._inner.check(key, lease, turn_seq, last_turn_id))
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         record = self._record("delete", key)
-        answer = await self._send(record, lambda: self._inner.delete(key, turn_id))
-        return answer  # type: ignore[no-any-return]
+        return await self._send(record, lambda: self._inner.delete(key, turn_id))
 
     async def read(self, key: SessionKey, after: int, limit: int) -> ReadAnswer:
         record = self._record("read", key)
-        answer = await self._send(record, lambda: self._inner.read(key, after, limit))
-        return answer  # type: ignore[no-any-return]
+        return await self._send(record, lambda: self._inner.read(key, after, limit))
 
     async def aclose(self) -> None:
         return None
