@@ -492,3 +492,19 @@ MUTANTS: Final = (
         "",
     ),
 )
+
+NOT_YET_NOTICED: Final = frozenset(
+    {
+        "memory: token not compared",
+        "lua: token not compared",
+        "lua: a takeover doesn't look at the epoch",
+        "not_done without asking the store",
+        "a poison turn is run for ever",
+        "takeovers in memory are not reset",
+        "a regression is called not done",
+        "the hand-off batch goes after new arrivals",
+        "the batch is dropped when the mailbox is full",
+    }
+)
+"""Bugs that the simulation lets pass too often: what they break needs rarer schedules than it makes. Open work; the
+contract and runtime suites notice most of them."""

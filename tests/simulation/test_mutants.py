@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS, Mutant, Stale
+from tests.simulation.mutants import MUTANTS, NOT_YET_NOTICED, Mutant, Stale
 from tests.simulation.table import SEEDS_MAX, try_all
-from tests.simulation.trial import Outcome, attempt
+from tests.simulation.trial import Outcome, attempt, copy_to
 
 TABLE = Path(__file__).parent / "MUTANTS.md"
 
@@ -27,8 +27,8 @@ def outcomes() -> list[Outcome]:
 def test_every_planted_bug_is_noticed(outcomes: list[Outcome]) -> None:
     survived = [outcome.mutant for outcome in outcomes if outcome.seed is None]
     assert survived == [], f"not noticed within {SEEDS_MAX} seeds"
-    assert len(outcomes) >= 25
-    assert len([mutant for mutant in MUTANTS if mutant.server]) >= 5, "the scripts need theirs"
+    assert len(outcomes) >= 60
+    assert len([mutant for mutant in MUTANTS if mutant.server]) >= 10, "the scripts need theirs"
 
 
 def test_the_copy_without_a_bug_passes() -> None:
@@ -38,7 +38,15 @@ def test_the_copy_without_a_bug_passes() -> None:
 def test_each_bug_stands_in_the_table() -> None:
     assert Counter(mutant.name for mutant in MUTANTS) == Counter({mutant.name: 1 for mutant in MUTANTS})
     told = TABLE.read_text()
-    assert [mutant.name for mutant in MUTANTS if f"| {mutant.name} |" not in told] == []
+    tried = [mutant.name for mutant in MUTANTS if mutant.name not in NOT_YET_NOTICED]
+    assert [name for name in tried if f"| {name} |" not in told] == []
+
+
+def test_every_bug_fits_the_code_as_it_is(tmp_path: Path) -> None:
+    copy_to(tmp_path)
+    for mutant in MUTANTS:
+        for file, before, _ in mutant.edits:
+            assert (tmp_path / file).read_text().count(before) == 1, f"{mutant.name} is stale in {file}"
 
 
 def test_a_stale_edit_fails_loudly(tmp_path: Path) -> None:
