@@ -222,7 +222,8 @@ def _listening_socket(host: str, port_min: int, port_max: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     problem: OSError | None = None
     for port in range(port_min, port_max + 1):
-        opened = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol by name: asyncio switches Nagle's algorithm off only where it sees TCP.
+        opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             opened.bind((host, port))
