@@ -78,7 +78,13 @@ class Stack:
 
     def follows(self, edge: Edge) -> bool:
         sync = edge._sync
-        return sync is not None and sync.ring.ring_version == self.ring_version and not sync.failure
+        # The ring is read before HAProxy is told: until the lock is free again it is still being told.
+        return (
+            sync is not None
+            and sync.ring.ring_version == self.ring_version
+            and not sync.failure
+            and not sync._changing.locked()
+        )
 
     async def post(self, body: Any = None, path: str = "/chat", **headers: str) -> dict[str, Any]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -377,7 +383,7 @@ async def test_a_haproxy_that_died_is_back_within_3_s_with_all_that_it_knew(stac
         pid = stack.edge.haproxy.pid()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: stack.edge.haproxy.pid() not in (None, pid), 3)
+        await until(lambda: stack.edge.haproxy.pid() not in (None, pid) and stack.follows(stack.edge), 3)
         for number in range(20):
             assert (await stack.post(x_session_id=f"t{number}"))["name"] == stack.owner(f"t{number}")
         await stack.become(s0=a)
