@@ -495,6 +495,7 @@ MUTANTS: Final = (
 
 NOT_YET_NOTICED: Final = frozenset(
     {
+        "no dedupe in the waiting line",
         "memory: token not compared",
         "lua: token not compared",
         "lua: a takeover doesn't look at the epoch",

@@ -18,6 +18,7 @@ from tests.simulation.trial import Outcome, attempt
 SEEDS_MAX: Final = 600
 """A bug that isn't noticed within so many seeds counts as survived."""
 WORKERS: Final = 2
+HEAD: Final = "| planted bug | seeds until noticed | invariant | what was noticed |\n| --- | --- | --- | --- |\n"
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def try_all(tell: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
 
 
 def main() -> int:
-    print("| planted bug | seeds until noticed | invariant | what was noticed |\n| --- | --- | --- | --- |")
+    print(HEAD, end="")
     outcomes = try_all(lambda outcome: print(outcome.row(), flush=True))
     return any(outcome.seed is None for outcome in outcomes)
 

