@@ -171,18 +171,16 @@ class Host:
 
     async def _stream(self, ticket: Ticket, requester: Requester) -> Done | RehydraError | Elsewhere:
         generation, announced, shown = ticket.generation, False, 0
-        while not isinstance(ticket.end, Elsewhere):
+        # What a turn that came to nothing had left to say is left unsaid: it is void anyway.
+        while not isinstance(ticket.end, Elsewhere | RehydraError):
             if ticket.generation != generation:
                 generation, announced, shown = ticket.generation, False, 0
             news = (not announced and ticket.epoch > 0) or shown < len(ticket.pieces)
             if news and not (ticket.activation.entitled or isinstance(ticket.end, Done)):
                 # A host that was frozen says nothing until it knows that it still holds the lease (I8). The answer
                 # may be old by the time it is here: look again.
-                if not await ticket.activation.may_speak():
-                    if isinstance(ticket.end, RehydraError):
-                        break  # What is left unsaid came to nothing; without this the loop would never wait again.
-                    if ticket.end is None:
-                        await ticket.changed()
+                if not await ticket.activation.may_speak() and ticket.end is None:
+                    await ticket.changed()
             elif news and not announced:
                 announced = True
                 await requester.turn(ticket.request.turn_id, ticket.epoch)
@@ -193,7 +191,7 @@ class Host:
             elif ticket.end is None:
                 await ticket.changed()
             else:
-                if isinstance(ticket.end, Done) and not announced:
+                if not announced:
                     await _tell_whole(requester, ticket.end)
                 break
         return ticket.end

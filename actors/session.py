@@ -205,8 +205,11 @@ class Activation:
         clock = asyncio.get_running_loop().time
         pause_s = 0.005
         while True:
-            lapses = home.placement.lapses
             try:
+                # Whoever holds a lease has beaten before it claimed: a host that nobody has heard of seems to be gone,
+                # and is robbed of what it claims.
+                await self._wait_trusted(patience_s)
+                lapses = home.placement.lapses
                 async with home.claims:
                     answer = await until_known(lambda: home.store.claim(self.key, token, home.ref, over), patience_s)  # noqa: B023
             except StoreUnavailable as error:
@@ -230,6 +233,16 @@ class Activation:
             else:
                 self._leave_to(answer)
                 return False
+
+    async def _wait_trusted(self, patience_s: float) -> None:
+        """Until this host's own beats are accepted; StoreUnavailable if that takes too long."""
+        if self._home.placement.trusted():
+            return
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._home.placement.wait_trusted()
+        except TimeoutError:
+            raise StoreUnavailable("This host's beats are not accepted.") from None
 
     def _load(self, grant: Granted, lapses: int) -> None:
         self._move(Event.GRANTED)

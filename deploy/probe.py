@@ -18,14 +18,17 @@ def ring_size(host: str, port: int) -> int:
     return len(slots) if isinstance(slots, dict) else 0
 
 
-def first_turn(host: str, port: int) -> bool:
-    """Whether a message gets its reply. Its session is deleted again."""
+def first_turn(host: str, port: int) -> str | None:
+    """None until a message is answered by the agent; then "", or what the agent failed of: the stack works all the
+    same, and asking again would only run the agent again. Its session is deleted again."""
     session_id = f"deploy-up-{secrets.token_hex(4)}"
     body = {"session_id": session_id, "message": "Hello"}
     status, answer = _ask(host, port, "POST", "/chat", body, _TURN_S)
-    if status == 200:
-        _ask(host, port, "DELETE", f"/sessions/{session_id}", None, _ANSWER_S)
-    return status == 200 and "reply" in answer
+    failed = str(answer.get("type", "")).endswith((":agent-failed", ":agent-timed-out"))
+    if status != 200 and not failed:
+        return None
+    _ask(host, port, "DELETE", f"/sessions/{session_id}", None, _ANSWER_S)
+    return str(answer.get("detail", "no detail")) if failed else ""
 
 
 def _ask(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,9 @@ from pydantic_core import PydanticUndefined
 
 from actors.errors import Misconfigured
 from actors.settings import Settings
+
+_PASSWORD = re.compile(r"://([^:/@]*):[^@/]*@")
+"""User and password in a URL."""
 
 Row = tuple[str, str, Any, Any, str]
 """name, environment variable, value, default, description"""
@@ -42,7 +46,8 @@ def listing(settings: Settings) -> str:
     lines = []
     for name, variable, value, default, text in rows(settings):
         source = variable if variable in os.environ else ("default" if value == default else "environment")
-        lines.append(f"{name} = {_shown(value)}  ({source})\n    {text}")
+        shown = _PASSWORD.sub(r"://\1:********@", _shown(value))
+        lines.append(f"{name} = {shown}  ({source})\n    {text}")
     return "\n".join(lines) + "\n"
 
 

@@ -175,7 +175,10 @@ Stop: {"" if options.detach else "Ctrl-C or "}{_down_command(options)}""",
         options = self._options
         if await asyncio.to_thread(ring_size, options.bind, options.port) < options.hosts:
             return False
-        return await asyncio.to_thread(first_turn, options.bind, options.port)
+        failed = await asyncio.to_thread(first_turn, options.bind, options.port)
+        if failed:
+            self.say(f"the stack works, but the agent failed its first turn: {failed}")
+        return failed is not None
 
     # --- life and end -----------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ def runs_named_in(text: str) -> set[int]:
 
 
 class Chained:
-    """One per process. Behaviours: ``quick``, ``slow:S``, ``block:S``, ``raise``, ``late``, ``flaky``, ``poison``."""
+    """One per process. Behaviours: ``quick``, ``slow:S``, ``block:S``, ``raise``, ``late``, ``flaky:S``, ``poison``."""
 
     def __init__(self, process: SimProcess, rng: random.Random) -> None:
         self._process = process
@@ -70,7 +70,7 @@ class Chained:
         pieces = 1 + conversation.message.count("+")
         pause_s = self._rng.uniform(0.0, 0.02)
         match behaviour:
-            case "slow":
+            case "slow" | "flaky" if argument:
                 pause_s = float(argument) / pieces
             case "block":
                 self._process.stall(float(argument))

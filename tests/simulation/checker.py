@@ -29,7 +29,7 @@ from actors.ports import Done
 from actors.stores.base import Missing, Regressed, Turns
 from tests.simulation import history as h
 from tests.simulation.chained import digest_of, runs_named_in
-from tests.simulation.facts import Accepted, Facts, LeaseAt, Limits, Op, Violation
+from tests.simulation.facts import Accepted, Facts, LeaseAt, Limits, Op, Run, Violation
 
 LATE_S = 12.0
 """After this long without trouble nobody has a reason to wait."""
@@ -470,17 +470,23 @@ def _poison(facts: Facts) -> None:
 
 
 def _poison_ends(facts: Facts) -> None:
-    """A turn can't kill hosts for ever: after each commit, loss or refusal in its session some more, then no more."""
+    """A turn can't kill hosts for ever: once the store has counted enough takeovers, something else must happen."""
+    fresh = {seq: key for key, seqs in facts.losses.items() for seq in seqs}
+    fresh.update({accepted.seq: accepted.key for accepted in facts.accepted})
+    fresh.update({said.seq: said.key for said in facts.said if isinstance(said.final, PoisonTurn)})
+    for key, leases in facts.leases.items():
+        fresh.update({lease.seq: key for lease in leases if lease.call is not None and lease.call.call == "release"})
+    deaths = [run for run in facts.runs.values() if run.end and isinstance(facts.events[run.end - 1], h.Process)]
     killed: Counter[tuple[SessionKey, str]] = Counter()
-    for run in facts.runs.values():
-        if run.end is not None and isinstance(facts.events[run.end - 1], h.Process):
-            killed[run.start.key, run.start.turn_id] += 1
-    for (key, turn_id), times in killed.items():
-        fresh = 1 + sum(each.key == key for each in facts.accepted) + len(facts.losses[key])
-        fresh += sum(lease.call is not None and lease.call.call == "release" for lease in facts.leases[key])
-        refused = sum(said.key == key and isinstance(said.final, PoisonTurn) for said in facts.said)
-        if times > (facts.limits.takeovers_max + 1) * fresh + refused:
-            facts.report("I5", facts.events[-1].seq, f"{turn_id} has killed {times} hosts")
+    steps: list[tuple[int, SessionKey | Run]] = [*fresh.items(), *((run.end or 0, run) for run in deaths)]
+    for seq, what in sorted(steps, key=lambda step: step[0]):
+        if isinstance(what, SessionKey):
+            killed = Counter({which: times for which, times in killed.items() if which[0] != what})
+            continue
+        which = (what.start.key, what.start.turn_id)
+        killed[which] += 1
+        if killed[which] > facts.limits.takeovers_max + 1:
+            facts.report("I5", seq, f"{which[1]} has killed {killed[which]} hosts, one after the other")
 
 
 def check_live_holders_are_never_robbed(facts: Facts) -> None:

@@ -20,8 +20,9 @@ from tests.simulation.chained import Chained
 from tests.simulation.edge import Edge
 from tests.simulation.history import Fault, History, Log, Problem
 from tests.simulation.loop import LANE, LoopStuck, SimLoop
-from tests.simulation.nemesis import Nemesis, Plan
+from tests.simulation.nemesis import Nemesis
 from tests.simulation.network import Network
+from tests.simulation.plan import Plan
 from tests.simulation.process import SimProcess
 from tests.simulation.store_faults import Backend, MemoryBackend, StoreWorld, at_once
 from tests.simulation.workload import Client
@@ -59,7 +60,9 @@ class Cluster:
     def __init__(self, seed: int, backend: Callable[[Cluster], Backend] | None = None) -> None:
         self.seed = seed
         self.plan = Plan(seed)
-        limits = SETTINGS.session.model_copy(update={"resident_max": self.plan.resident_max})
+        limits = SETTINGS.session.model_copy(
+            update={"resident_max": self.plan.resident_max, "idle_s": self.plan.idle_s}
+        )
         self.settings = SETTINGS.model_copy(update={"session": limits})
         self.loop = SimLoop(random.Random(f"{seed}/loop"))
         self.history = History(self.loop.time)
@@ -171,7 +174,7 @@ class Cluster:
         for key in self.sessions:
             await client.probe(key)
         self.history.add(Fault("probed"))
-        await asyncio.sleep(self.settings.session.idle_s * 2.5)
+        await asyncio.sleep(2.0 + self.settings.session.idle_s * 2.5)
         self.history.add(Fault("idle"))
         for process in self.processes:
             if not process.crashed and not process.frozen:

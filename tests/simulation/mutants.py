@@ -443,8 +443,8 @@ MUTANTS: Final = (
     _one(
         "a stream that may not speak spins",
         HOST,
-        "                    if isinstance(ticket.end, RehydraError):\n                        break  # What is left unsaid came to nothing; without this the loop would never wait again.\n",
-        "",
+        "        while not isinstance(ticket.end, Elsewhere | RehydraError):",
+        "        while not isinstance(ticket.end, Elsewhere):",
     ),
     _one(
         "a voided attempt goes on in the stream",

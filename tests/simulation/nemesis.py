@@ -1,8 +1,7 @@
-"""What goes wrong, and when: a plan drawn from the seed, and the one who carries it out.
+"""What goes wrong, and when: the one who carries a seed's plan out.
 
-A plan picks a few kinds of trouble and how often they come, so that some seeds are nearly quiet and some are not. Seeds
-A plan picks a few kinds of trouble and how often they come: some seeds are nearly quiet and some are not. Seeds
-reported. At the end everything is healed, and the cluster has to recover by itself.
+Seeds that forget (``plan.forgets``) are declared as such: there, and only there, may confirmed turns be lost, and must
+then be reported. At the end everything is healed, and the cluster has to recover by itself.
 """
 
 from __future__ import annotations
@@ -10,50 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tests.simulation.history import Fault, Process
+from tests.simulation.plan import Plan
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
     from tests.simulation.process import SimProcess
-
-KINDS: Final = (
-    *("crash", "replace", "freeze", "stall", "outage", "cut", "network", "store", "stale", "stale edge"),
-    *("drain", "expire", "strays", "scale up", "bury", "split"),
-)
-CALM: Final = ("quick", "quick", "quick+", "quick++", "slow:0.3", "slow:1.2++", "slow:2.5+++", "flaky+", "raise")
-
-
-class Plan:
-    """All choices of one seed that concern trouble."""
-
-    def __init__(self, seed: int) -> None:
-        rng = random.Random(f"{seed}/plan")
-        self.forgets = seed % 8 == 5
-        self.kinds = rng.sample(KINDS, rng.choice((0, 1, 2, 2, 3, 3, 4, 6)))
-        if self.forgets and rng.random() < 0.5:
-            # Two hosts must meet over what was forgotten.
-            self.kinds = [*self.kinds, "split", "strays"]
-        self.pause_s = rng.choice((0.15, 0.5, 0.5, 1.5, 3.0))
-        self.trouble_s = rng.choice((4.0, 8.0, 14.0))
-        self.deletions = rng.choice((0.0, 0.0, 0.02, 0.06))
-        self.hosts = rng.choice((2, 3, 3, 3))
-        self.sessions = rng.choice((1, 2, 3, 4, 6))
-        self.clients = rng.choice((2, 3, 4, 5))
-        self.actions = rng.choice((4, 6, 8))
-        self.pace_s = rng.choice((0.05, 0.3, 0.9))
-        self.resident_max = rng.choice((1, 3, 3, 100))
-        self.repeats = 0.2 if self.forgets else 0.08
-        self._behaviours = [*CALM]
-        for extra in ("late", "edge+", "block:1.5+", "block:6", "poison", "slow:5+++++"):
-            if rng.random() < 0.3:
-                self._behaviours.append(extra)
-        if rng.random() < 0.3:
-            self._behaviours = ["quick", "slow:0.4++"]
-
-    def behaviour(self, rng: random.Random) -> str:
-        return rng.choice(self._behaviours)
 
 
 class Nemesis:
@@ -68,14 +31,14 @@ class Nemesis:
             "outage": self._outage, "cut": self._cut, "network": self._network, "store": self._store,
             "stale": self._stale, "stale edge": self._stale_edge, "drain": self._drain, "expire": self._expire,
             "strays": self._strays, "scale up": self._scale_up, "forget": self._forget, "bury": self._bury,
-            "split": self._split,
+            "split": self._split, "lag": self._lag,
         }  # fmt: skip
         self.over = False
 
     async def run(self) -> None:
         cluster, rng = self._cluster, self._rng
         end = cluster.loop.time() + self._plan.trouble_s
-        kinds = [*self._plan.kinds, *(["forget"] if self._plan.forgets else [])]
+        kinds = self._plan.kinds
         if self._plan.forgets:
             cluster.store.snapshot()
         while kinds:
@@ -164,6 +127,10 @@ class Nemesis:
         for name in vars(dice):
             setattr(dice, name, rng.choice((0.0, 0.0, 0.02, 0.1, 0.3)))
         dice.lost_beat = min(dice.lost_beat, 0.1)
+
+    def _lag(self) -> None:
+        """The store is slow, and now and then very slow."""
+        self._cluster.store.dice.slow = self._rng.choice((0.0, 0.1, 0.5))
 
     def _stale(self) -> None:
         if (process := self._victim()) is not None:

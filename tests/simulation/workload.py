@@ -44,25 +44,27 @@ class Client:
             await self._act()
 
     async def _act(self) -> None:
-        rng = self._rng
+        rng, plan = self._rng, self._cluster.plan
         key = rng.choice(self._sessions)
-        dice = rng.random()
-        if dice < 0.08:
-            await self.read(key)
-        elif dice < 0.08 + self._cluster.plan.deletions:
-            await self.delete(key)
-            if self.asked and rng.random() < 0.7:
+        kinds = ("read", "delete", "burst", "repeat", "twins", "build on", "ask")
+        weights = (0.08, plan.deletions, plan.burst, plan.repeats, plan.twins, 0.1, 0.5)
+        match rng.choices(kinds, weights)[0]:
+            case "read":
+                await self.read(key)
+            case "delete":
+                await self.delete(key)
+                if self.asked and rng.random() < 0.7:
+                    await self._repeat()
+            case "burst":
+                await self._burst(key)
+            case "repeat" if self.asked:
                 await self._repeat()
-        elif dice < 0.22:
-            await self._burst(key)
-        elif dice < 0.22 + self._cluster.plan.repeats and self.asked:
-            await self._repeat()
-        elif dice < 0.28 + self._cluster.plan.repeats:
-            await self._twins(key)
-        elif dice < 0.38 + self._cluster.plan.repeats and key in self._seen:
-            await self.ask(key, self._message(), if_match=self._seen[key] + rng.choice((0, 0, 0, 1)))
-        else:
-            await self.ask(key, self._message(), keyed=rng.random() < 0.8)
+            case "twins":
+                await self._twins(key)
+            case "build on" if key in self._seen:
+                await self.ask(key, self._message(), if_match=self._seen[key] + rng.choice((0, 0, 0, 1)))
+            case _:
+                await self.ask(key, self._message(), keyed=rng.random() < 0.8)
 
     def _message(self) -> str:
         return f"{self._cluster.plan.behaviour(self._rng)} {self.name} {self._rng.randrange(1 << 30)}"
@@ -91,7 +93,7 @@ class Client:
                 group.create_task(self._try_on(key, turn_id, message, None, patient=self._rng.random() < 0.7))
                 if self._rng.random() < 0.1:
                     message = self._message()  # Wrongly, under the same key.
-                await asyncio.sleep(self._rng.choice((0.0, 0.02, 0.3)))
+                await asyncio.sleep(self._rng.choice((0.0, 0.02, 0.3, 2.0)))
 
     def _turn_id(self, keyed: bool = True) -> str:
         self._number += 1

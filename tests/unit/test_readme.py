@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from actors.settings import Settings
-from deploy.settings import markdown
+from deploy.settings import listing, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -47,3 +47,9 @@ def test_every_setting_is_used_by_the_code() -> None:
 
 def _exists(test: str) -> bool:
     return any(f"def {test}(" in path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+
+
+def test_the_listing_of_settings_shows_no_password() -> None:
+    told = listing(Settings.load({"store": {"url": "redis://ann:hush@h:1/0"}, "edge": {"secret": "aHVzaA=="}}))
+    assert "redis://ann:********@h:1/0" in told
+    assert "hush" not in told and "aHVzaA" not in told

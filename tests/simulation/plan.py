@@ -1,0 +1,76 @@
+"""The choices of one seed: what may go wrong and how often, how many clients there are and what they like to do.
+
+Each seed has a theme, so that the troubles which need each other meet: a bug that shows only when a batch arrives at a
+busy host is never seen by schedules that do a little of everything. Some seeds are left nearly quiet.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+KINDS: Final = (
+    *("crash", "replace", "freeze", "stall", "outage", "cut", "network", "store", "stale", "stale edge"),
+    *("drain", "expire", "strays", "scale up", "bury", "split", "lag"),
+)
+CALM: Final = ("quick", "quick", "quick+", "quick++", "slow:0.3", "slow:1.2++", "slow:2.5+++", "flaky+", "raise")
+SPICE: Final = ("late", "edge+", "block:1.5+", "block:6", "poison", "slow:5+++++")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """``kinds`` of trouble that belong together; ``behaviours`` of the agent in them (none: a mixture)."""
+
+    kinds: tuple[str, ...]
+    behaviours: tuple[str, ...] = ()
+    likes: str = ""
+    """What clients do more than usual: burst, twins, repeat, delete."""
+
+
+THEMES: Final = (
+    Theme(()),
+    Theme(()),
+    Theme(("cut", "freeze", "stall", "bury", "strays"), ("slow:5+++++", "slow:2.5+++", "flaky:3++", "quick"), "twins"),
+    Theme(("cut", "freeze", "stale edge"), ("slow:2.5+++", "flaky:3++", "raise", "quick+"), "burst"),
+    Theme(("drain", "scale up", "stale", "split", "strays", "lag"), ("quick", "quick+", "slow:0.4++"), "burst"),
+    Theme(("drain", "scale up", "strays", "lag"), ("slow:0.3", "slow:1.2++"), "burst"),
+    Theme(("crash", "replace", "bury"), ("poison", "quick", "slow:0.4++", "quick+"), ""),
+    Theme(("store", "outage", "lag", "crash"), ("quick", "quick+", "flaky+", "edge+"), ""),
+    Theme(("split", "expire", "strays", "drain"), (), "delete"),
+    Theme(("network", "crash", "stall"), (), "repeat"),
+)
+LOSS: Final = Theme(("forget", "forget", "split", "strays", "drain"), ("quick", "quick+", "slow:0.4++"), "repeat")
+"""Two hosts must meet over what was forgotten."""
+
+
+class Plan:
+    """All choices of one seed that concern trouble."""
+
+    def __init__(self, seed: int) -> None:
+        rng = random.Random(f"{seed}/plan")
+        self.forgets = seed % 8 == 5
+        theme = LOSS if self.forgets and rng.random() < 0.7 else rng.choice(THEMES)
+        self.kinds = [kind for kind in theme.kinds if rng.random() < 0.75]
+        self.kinds += rng.sample(KINDS, rng.choice((0, 1, 1, 2)) if theme.kinds else rng.choice((0, 1, 2, 3, 4, 6)))
+        if self.forgets:
+            self.kinds.append("forget")
+        self.pause_s = rng.choice((0.1, 0.3, 0.5, 1.0, 3.0))
+        self.trouble_s = rng.choice((4.0, 8.0, 14.0))
+        self.hosts = rng.choice((2, 3, 3, 3))
+        self.sessions = rng.choice((1, 1, 2, 3, 6))
+        self.clients = rng.choice((2, 3, 4, 5))
+        self.actions = rng.choice((4, 8, 12))
+        self.pace_s = rng.choice((0.05, 0.3, 0.9))
+        self.resident_max = rng.choice((1, 3, 3, 100))
+        self.idle_s = rng.choice((0.2, 1.0, 4.0, 4.0))
+        self.burst = 0.3 if theme.likes == "burst" else 0.1
+        self.twins = 0.3 if theme.likes == "twins" else 0.08
+        self.repeats = 0.25 if theme.likes == "repeat" else 0.08
+        self.deletions = 0.1 if theme.likes == "delete" else rng.choice((0.0, 0.0, 0.03))
+        self._behaviours = [*(theme.behaviours or CALM)]
+        self._behaviours += [extra for extra in SPICE if rng.random() < (0.1 if theme.behaviours else 0.3)]
+
+    def behaviour(self, rng: random.Random) -> str:
+        """How the agent is to behave for one message."""
+        return rng.choice(self._behaviours)
