@@ -136,6 +136,7 @@ class Cluster:
             root.propagate = propagate
             for failure in self.loop.failures:
                 self.history.add(Problem("asyncio", failure))
+            self.history.closed = True
             self.loop.close()
             if collecting:
                 gc.enable()

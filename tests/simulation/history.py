@@ -202,9 +202,12 @@ class History:
     def __init__(self, clock: Any) -> None:
         self._clock = clock
         self.events: list[Event] = []
+        self.closed = False
         self._births: dict[SessionKey, list[int]] = {}
 
     def add(self, event: Event) -> None:
+        if self.closed:
+            return  # The coroutines of the dead, when they are collected at the end.
         event.seq = len(self.events) + 1
         event.at = self._clock()
         self.events.append(event)

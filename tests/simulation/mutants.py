@@ -440,11 +440,16 @@ MUTANTS: Final = (
         "        return placement.trusted() and placement.lapses == self._lapses",
         "        return placement.trusted()",
     ),
-    _one(
+    Mutant(
         "a stream that may not speak spins",
-        HOST,
-        "        while not isinstance(ticket.end, Elsewhere | RehydraError):",
-        "        while not isinstance(ticket.end, Elsewhere):",
+        (
+            (
+                HOST,
+                "        while not isinstance(ticket.end, Elsewhere | RehydraError):",
+                "        while not isinstance(ticket.end, Elsewhere):",
+            ),
+            (HOST, "                if not announced:\n", "                if not announced and isinstance(ticket.end, Done):\n"),
+        ),
     ),
     _one(
         "a voided attempt goes on in the stream",

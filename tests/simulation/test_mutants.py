@@ -21,9 +21,9 @@ TABLE = Path(__file__).parent / "MUTANTS.md"
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    """Every bug tried once. ``REHYDRA_WRITE_TABLE`` writes the table anew."""
+    """Every bug tried once. ``SIMULATION_WRITE_TABLE`` writes the table anew."""
     tried = try_all()
-    if os.environ.get("REHYDRA_WRITE_TABLE"):
+    if os.environ.get("SIMULATION_WRITE_TABLE"):
         TABLE.write_text("# What the simulation noticed\n\n" + HEAD + "".join(f"{each.row()}\n" for each in tried))
     return tried
 

@@ -1,6 +1,6 @@
 """I1-I10 on the production classes, under seeded faults between any two steps.
 
-``REHYDRA_SEEDS`` sets how many seeds run (2,000 without it), ``REHYDRA_SERVER_SEEDS`` how many of them on a real server
+``SIMULATION_SEEDS`` sets how many seeds run (2,000 without it), ``SIMULATION_SERVER_SEEDS`` how many of them on a real server
 (200). A failing seed prints the command that replays it.
 """
 
@@ -17,8 +17,8 @@ from tests.servers import Server
 from tests.simulation.runner import run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = int(os.environ.get("REHYDRA_SEEDS", "2000"))
-SERVER_SEEDS = int(os.environ.get("REHYDRA_SERVER_SEEDS", "200"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
+SERVER_SEEDS = int(os.environ.get("SIMULATION_SERVER_SEEDS", "200"))
 WORKERS = 2
 
 
