@@ -448,7 +448,11 @@ MUTANTS: Final = (
                 "        while not isinstance(ticket.end, Elsewhere | RehydraError):",
                 "        while not isinstance(ticket.end, Elsewhere):",
             ),
-            (HOST, "                if not announced:\n", "                if not announced and isinstance(ticket.end, Done):\n"),
+            (
+                HOST,
+                "                if not announced:\n",
+                "                if not announced and isinstance(ticket.end, Done):\n",
+            ),
         ),
     ),
     _one(
@@ -500,6 +504,10 @@ MUTANTS: Final = (
 
 NOT_YET_NOTICED: Final = frozenset(
     {
+        "a stream goes on after a thaw without a check",
+        "a lapse is forgotten with the next beat",
+        "no limit on the mailbox",
+        "a ghost may call others dead",
         "no dedupe in the waiting line",
         "memory: token not compared",
         "lua: token not compared",
