@@ -472,6 +472,7 @@ def _poison(facts: Facts) -> None:
 def _poison_ends(facts: Facts) -> None:
     """A turn can't kill hosts for ever: once the store has counted enough takeovers, something else must happen."""
     fresh = {seq: key for key, seqs in facts.losses.items() for seq in seqs}
+    forgotten = frozenset(facts.restores)
     fresh.update({accepted.seq: accepted.key for accepted in facts.accepted})
     fresh.update({said.seq: said.key for said in facts.said if isinstance(said.final, PoisonTurn)})
     for key, leases in facts.leases.items():
@@ -479,7 +480,11 @@ def _poison_ends(facts: Facts) -> None:
     deaths = [run for run in facts.runs.values() if run.end and isinstance(facts.events[run.end - 1], h.Process)]
     killed: Counter[tuple[SessionKey, str]] = Counter()
     steps: list[tuple[int, SessionKey | Run]] = [*fresh.items(), *((run.end or 0, run) for run in deaths)]
+    counted_from = 0
     for seq, what in sorted(steps, key=lambda step: step[0]):
+        if any(counted_from < lost < seq for lost in forgotten):
+            killed.clear()  # So is the store's count.
+        counted_from = seq
         if isinstance(what, SessionKey):
             killed = Counter({which: times for which, times in killed.items() if which[0] != what})
             continue

@@ -504,6 +504,7 @@ MUTANTS: Final = (
 
 NOT_YET_NOTICED: Final = frozenset(
     {
+        "others are judged though one's own beats were lost",
         "a stream goes on after a thaw without a check",
         "a lapse is forgotten with the next beat",
         "no limit on the mailbox",
