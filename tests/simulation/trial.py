@@ -68,7 +68,7 @@ def attempt(mutant: Mutant | None, seeds: int, server: str = "", timeout_s: floa
         )  # fmt: skip
         summary = _SUMMARY.search(done.stdout)
         if summary is None:
-            raise AssertionError(f"the run broke:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+            raise AssertionError(f"the run broke with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         assert Path(summary[2]).resolve() == folder, f"ran the code of {summary[2]}, not the copy"
         caught = _CAUGHT.search(done.stdout)
         return Outcome(
