@@ -57,10 +57,8 @@ class Home(Protocol):
     def resized(self, delta_bytes: int) -> None: ...
 
     def let_go(self, activation: Activation) -> None:
-        """An activation that has become idle but shouldn't stay (its owner is another, or the host is leaving)."""
+        """The activation has become idle; the host releases it if its owner is another, or the host is leaving."""
         ...
-
-    def leaving(self) -> bool: ...
 
     def handing_off(self, key: SessionKey, owner: HostRef) -> None:
         """From now on arrivals for this session go to ``owner``, which waits for the lease that is being released."""

@@ -29,10 +29,12 @@ from actors.errors import (
     Unreachable,
     WaitedTooLong,
 )
+from actors.following import follow, tell_whole
 from actors.lifecycle import Reason
 from actors.model import HostRef, SessionKey, TurnRequest
 from actors.patience import until_known
 from actors.ports import Done, Passed, Peers, Placement, Requester
+from actors.residents import Residents
 from actors.session import Activation
 from actors.settings import Settings
 from actors.stores.base import Deleted, Missing, SessionStore, Turns
@@ -69,12 +71,7 @@ class Host:
         self.now_ms = now_ms
         self.threads = threads
         self.claims = asyncio.Semaphore(settings.session.activations_max)
-        self._activations: OrderedDict[SessionKey, Activation] = OrderedDict()
-        """Least recently used first."""
-        self._resident_bytes = 0
-        self._to_release: dict[SessionKey, Reason] = {}
-        """What is to passivate, in this order; a session stands in it once, however often it is asked for."""
-        self._releasing = 0
+        self._residents = Residents(settings.session, self._must_leave, self.spawn)
         self._handing_off: dict[SessionKey, HostRef] = {}
         self._chats = 0
         self._untold: OrderedDict[SessionKey, tuple[int, int]] = OrderedDict()
@@ -84,9 +81,7 @@ class Host:
         """Set while nothing is in memory, nothing runs, and nobody waits for an answer."""
         self._settled.set()
         self._counts = {"turns": 0, "activations": 0, "passed_on": 0, "regressed": 0, "failures": 0}
-        self._passivated = dict.fromkeys(Reason, 0)
         self._loop = asyncio.get_running_loop()
-        self._sweeper = self._loop.call_later(self._sweep_interval_s(), self._sweep)
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -117,7 +112,7 @@ class Host:
         doubtful = False
         pause_s = 0.0
         while True:
-            activation = self._activations.get(request.key)
+            activation = self._residents.get(request.key)
             if activation is None:
                 owner = self._handing_off.get(request.key) if hops < self.settings.session.hops_max else None
                 if owner is None and may_ask_ring:
@@ -137,13 +132,13 @@ class Host:
                 activation = self._activate(request.key)
             entry = activation.submit(request)
             if isinstance(entry, Done):
-                await _tell_whole(requester, entry)
+                await tell_whole(requester, entry)
                 return entry
             if isinstance(entry, RehydraError):
                 # Refused without the store having been asked: true only if this host is no ghost.
                 return _weakened(entry, doubtful or not activation.entitled)
-            self._activations.move_to_end(request.key)
-            end = await self._follow(entry, requester)
+            self._residents.touch(request.key)
+            end = await follow(entry, requester)
             doubtful |= entry.shared
             if not isinstance(end, Elsewhere):
                 return _weakened(end, doubtful)
@@ -157,48 +152,9 @@ class Host:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2 + 0.01, 0.5)
 
-    async def _follow(self, ticket: Ticket, requester: Requester) -> Done | RehydraError | Elsewhere:
-        """Wait for the ticket's end; hand what it says through as it comes. No await between a look and the wait."""
-        ticket.attached += 1
-        try:
-            if not requester.stream:
-                while ticket.end is None:
-                    await ticket.changed()
-                return ticket.end
-            return await self._stream(ticket, requester)
-        finally:
-            ticket.attached -= 1
-
-    async def _stream(self, ticket: Ticket, requester: Requester) -> Done | RehydraError | Elsewhere:
-        generation, announced, shown = ticket.generation, False, 0
-        # What a turn that came to nothing had left to say is left unsaid: it is void anyway.
-        while not isinstance(ticket.end, Elsewhere | RehydraError):
-            if ticket.generation != generation:
-                generation, announced, shown = ticket.generation, False, 0
-            news = (not announced and ticket.epoch > 0) or shown < len(ticket.pieces)
-            if news and not (ticket.activation.entitled or isinstance(ticket.end, Done)):
-                # A host that was frozen says nothing until it knows that it still holds the lease (I8). The answer
-                # may be old by the time it is here: look again.
-                if not await ticket.activation.may_speak() and ticket.end is None:
-                    await ticket.changed()
-            elif news and not announced:
-                announced = True
-                await requester.turn(ticket.request.turn_id, ticket.epoch)
-            elif news:
-                text = "".join(ticket.pieces[shown:])
-                shown = len(ticket.pieces)
-                await requester.delta(text)
-            elif ticket.end is None:
-                await ticket.changed()
-            else:
-                if not announced:
-                    await _tell_whole(requester, ticket.end)
-                break
-        return ticket.end
-
     async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest]) -> None:
         """Another host hands waiting turns over. They go before this host's own arrivals; its release follows."""
-        activation = self._activations.get(key) or self._activate(key)
+        activation = self._residents.get(key) or self._activate(key)
         activation.accept_batch(batch, self._loop.time() + self.settings.session.handoff_wait_s)
 
     async def delete(self, key: SessionKey, turn_id: str) -> None:
@@ -206,7 +162,7 @@ class Host:
         answer = await until_known(lambda: self.store.delete(key, turn_id), self.settings.session.commit_patience_s)
         if isinstance(answer, Missing):
             raise SessionUnknown(f"Session {key.session_id!r} was never made, or has expired.")
-        if (activation := self._activations.get(key)) is not None:
+        if (activation := self._residents.get(key)) is not None:
             activation.deleted()
 
     async def read(self, key: SessionKey, after: int, limit: int) -> Turns:
@@ -247,33 +203,27 @@ class Host:
     # --- the map -------------------------------------------------------------------------------------------------
 
     def _activate(self, key: SessionKey) -> Activation:
-        activation = self._activations[key] = Activation(self, key)
-        activation.last_used = self._loop.time()
+        activation = Activation(self, key)
         self._counts["activations"] += 1
         self._settled.clear()
-        self._shrink()
+        self._residents.add(activation)
         return activation
 
     def forget(self, activation: Activation, reason: Reason) -> None:
         """Out of the map, now. Called by the activation itself when its phase ends, without an await in between."""
-        if self._activations.get(activation.key) is activation:
-            del self._activations[activation.key]
-        self._resident_bytes -= activation.size_bytes
-        self._passivated[reason] += 1
+        self._residents.remove(activation, reason)
         if reason is Reason.FAILED:
             self._counts["failures"] += 1
         self._note_settled()
 
     def again(self, key: SessionKey, tickets: Sequence[Ticket]) -> None:
         """A new activation takes over the tickets of one that has just been forgotten, in their order."""
-        activation = self._activations.get(key) or self._activate(key)
+        activation = self._residents.get(key) or self._activate(key)
         activation.adopt(tickets)
 
     def resized(self, delta_bytes: int) -> None:
         """An activation has grown. Passivates others, least recently used first, when the host is over its limit."""
-        self._resident_bytes += delta_bytes
-        if delta_bytes > 0:
-            self._shrink()
+        self._residents.resized(delta_bytes)
 
     def regressed(self, key: SessionKey, mine: int, stored: int, told: bool) -> None:
         """The store has lost confirmed turns of this session. Not ``told``: no client waits, so the next one that
@@ -300,75 +250,20 @@ class Host:
             return None
         return owner
 
-    def leaving(self) -> bool:
-        """Whether nothing should stay in memory: the host is at its end."""
-        return self._draining
+    def _must_leave(self, key: SessionKey) -> Reason | None:
+        """Why this session shouldn't stay in memory here."""
+        if self._draining:
+            return Reason.DRAIN
+        return Reason.HANDOFF if self.must_move(key) is not None else None
 
     def let_go(self, activation: Activation) -> None:
-        """An activation has become idle that shouldn't stay."""
-        self._passivate(activation.key, Reason.DRAIN if self._draining else Reason.HANDOFF)
+        """The activation has become idle: release it if it shouldn't stay."""
+        self._residents.let_go(activation.key)
 
     def ring_changed(self) -> None:
         """The ring is another: release what is idle here and belongs elsewhere, hottest first. Busy sessions notice
         by themselves at the end of their turn."""
-        for key in reversed(self._activations):
-            if self._draining or self.must_move(key) is not None:
-                self._passivate(key, Reason.DRAIN if self._draining else Reason.HANDOFF)
-
-    def _passivate(self, key: SessionKey, reason: Reason) -> None:
-        self._to_release.setdefault(key, reason)
-        if self._releasing < self.settings.session.releases_max:
-            self._releasing += 1
-            self.spawn(self._release_queued())
-
-    async def _release_queued(self) -> None:
-        """Release what is queued, one after the other. A session stays in the map, and answers, until its turn comes;
-        by then it may be busy again, or gone, or belong here after all."""
-        try:
-            while self._to_release:
-                key = next(iter(self._to_release))
-                reason = self._to_release.pop(key)
-                activation = self._activations.get(key)
-                if activation is not None and self._still(reason, activation) and activation.passivate(reason):
-                    await activation.release()
-        finally:
-            self._releasing -= 1
-
-    def _still(self, reason: Reason, activation: Activation) -> bool:
-        """Whether what was true when the session was queued is true yet."""
-        if reason is Reason.HANDOFF:
-            return self.must_move(activation.key) is not None
-        if reason is Reason.IDLE:
-            return activation.last_used <= self._loop.time() - self.settings.session.idle_s
-        return True
-
-    def _shrink(self) -> None:
-        """Passivate the least recently used idle sessions while the host holds more than it may."""
-        limits = self.settings.session
-        surplus = len(self._activations) - limits.resident_max - len(self._to_release) - self._releasing
-        surplus_bytes = self._resident_bytes - limits.resident_bytes_max
-        if surplus <= 0 and surplus_bytes <= 0:
-            return
-        for key, activation in self._activations.items():
-            if surplus <= 0 and surplus_bytes <= 0:
-                break
-            if activation.idle:
-                surplus -= 1
-                surplus_bytes -= activation.size_bytes
-                self._passivate(key, Reason.CAPACITY)
-
-    def _sweep_interval_s(self) -> float:
-        return min(max(self.settings.session.idle_s / 4, 0.01), 5.0)
-
-    def _sweep(self) -> None:
-        """Passivate what has been idle for too long. The map is ordered by use: the first young one ends the look."""
-        idle_since = self._loop.time() - self.settings.session.idle_s
-        for key, activation in self._activations.items():
-            if activation.last_used > idle_since:
-                break
-            if activation.idle:
-                self._passivate(key, Reason.IDLE)
-        self._sweeper = self._loop.call_later(self._sweep_interval_s(), self._sweep)
+        self._residents.review()
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -385,11 +280,11 @@ class Host:
             async with asyncio.timeout(self.settings.session.drain_stream_s):
                 await self._settled.wait()
         except TimeoutError:
-            log.warning("drain ended with sessions in memory", extra={"resident": len(self._activations)})
+            log.warning("drain ended with sessions in memory", extra={"resident": len(self._residents)})
 
     async def close(self) -> None:
         """Stop timers. Idempotent."""
-        self._sweeper.cancel()
+        self._residents.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run in the background, kept alive, waited for by ``drain``, and its failure logged."""
@@ -408,7 +303,7 @@ class Host:
         self._handing_off.pop(key, None)
 
     def _note_settled(self) -> None:
-        if not (self._activations or self._tasks or self._chats):
+        if not (len(self._residents) or self._tasks or self._chats):
             self._settled.set()
 
     def _spawned_ended(self, task: asyncio.Task[None]) -> None:
@@ -422,19 +317,9 @@ class Host:
         """Counts since the start, and what is in memory now."""
         return {
             **self._counts,
-            "passivated": {reason.value: count for reason, count in self._passivated.items()},
-            "resident": len(self._activations),
-            "resident_bytes": self._resident_bytes,
-            "releasing": len(self._to_release) + self._releasing,
+            **self._residents.stats(),
             "draining": self._draining,
         }
-
-
-async def _tell_whole(requester: Requester, done: Done) -> None:
-    """A recorded turn, told as a stream of one piece: it voids whatever an attempt that came to nothing has said."""
-    if requester.stream:
-        await requester.turn(done.turn.turn_id, done.turn.epoch)
-        await requester.delta(done.turn.reply)
 
 
 def _weakened(end: Done | RehydraError, doubtful: bool) -> Done | RehydraError:

@@ -33,8 +33,9 @@ class Standing:
         placement = self._home.placement
         return placement.trusted() and placement.lapses == self._lapses
 
-    async def confirm(self, turn_seq: int, last_turn_id: str) -> CheckAnswer:
-        """Ask the store whether the lease stands, after this host's own beats are accepted again.
+    async def confirm(self, turn_seq: int, last_turn_id: str, running: str = "") -> CheckAnswer:
+        """Ask the store whether the lease stands, after this host's own beats are accepted again. ``running`` as in
+        the store's ``check``.
 
         The order matters: an Ok that is asked for after the beats were accepted again holds for ``beat_ttl_s``, since
         nobody calls a host dead whose beat is younger than that. StoreUnavailable if it stays unknown.
@@ -47,7 +48,9 @@ class Standing:
         except TimeoutError:
             raise StoreUnavailable("This host's beats are not accepted.") from None
         lapses = home.placement.lapses
-        answer = await until_known(lambda: home.store.check(self._key, self.lease, turn_seq, last_turn_id), patience_s)
+        answer = await until_known(
+            lambda: home.store.check(self._key, self.lease, turn_seq, last_turn_id, running), patience_s
+        )
         if isinstance(answer, Ok):
             self._lapses = lapses
         return answer

@@ -37,7 +37,8 @@ def open_membership(settings: Settings) -> MembershipStore:
 
 
 def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
-    from actors.stores.memory import MemoryMembership, MemoryStore  # noqa: PLC0415
+    from actors.stores.memory import MemoryStore  # noqa: PLC0415
+    from actors.stores.memory_membership import MemoryMembership  # noqa: PLC0415
 
     def now_ms() -> int:
         return time.time_ns() // 1_000_000

@@ -16,16 +16,24 @@ from typing import Protocol
 
 from actors.model import BeatReply, Checkpoint, HostRef, HostState, Lease, Member, SessionKey, Table, Turn
 
+SUSPECTS_BYTES_MAX = 8192
+"""Ids of suspects that a store keeps, with a separator each; beyond it the older ones are forgotten."""
+
 # --- answers ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The lease is yours. ``takeovers``: how often it was taken from a dead holder since the last commit."""
+    """The lease is yours.
+
+    ``takeovers``: how often it was taken from a dead holder since the last commit or release. ``suspects``: ids of the
+    turns that those holders had noted as running (``check``), each once, in the order of the takeovers.
+    """
 
     lease: Lease
     checkpoint: Checkpoint
     takeovers: int = 0
+    suspects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +148,15 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def check(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> CheckAnswer:
-        """Does the lease still stand? Reads only. Asked before a host speaks of a turn that it did not commit (I8)."""
+    async def check(
+        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+    ) -> CheckAnswer:
+        """Does the lease still stand? Asked before a host speaks of a turn that it did not commit (I8).
+
+        ``running``, unless empty: with the Ok, note that the holder runs this turn now. A takeover finds the note and
+        adds the turn to the ``suspects``, if it was noted after an earlier takeover: before the first one nobody needs
+        to note anything, and what was noted before a commit or a release is forgotten. Only this writes.
+        """
         ...
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:

@@ -1,23 +1,20 @@
-"""The stores in memory: for ``memory://`` (one process, nothing survives it) and for tests in virtual time.
+"""The session store in memory: for ``memory://`` (one process, nothing survives it) and for tests in virtual time.
 
-They keep the same contract as Redis and pass the same suite. No method awaits anything, so every call is one
-step on the event loop; :class:`MemoryMembership`, which beat threads call, holds a lock instead. Time is the
-injected ``now_ms`` alone. Turns are kept as the bytes that Redis would keep, so that nobody shares an object with
-the store and what can't be stored fails here too.
+It keeps the same contract as Redis and passes the same suite. No method awaits anything, so every call is one step on
+the event loop. Time is the injected ``now_ms`` alone. Turns are kept as the bytes that Redis would keep, so that nobody
+shares an object with the store and what can't be stored fails here too.
 
 Deliberately absent: a background task. What has expired is forgotten when it is next asked for.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Final
 
-from actors.model import Beat, BeatReply, Checkpoint, HostRef, HostState, Lease, Member, SessionKey, Table, Turn
+from actors.model import Checkpoint, HostRef, Lease, SessionKey, Turn
 from actors.stores.base import (
+    SUSPECTS_BYTES_MAX,
     Ahead,
     CheckAnswer,
     ClaimAnswer,
@@ -38,9 +35,6 @@ from actors.stores.base import (
 )
 from actors.stores.codec import decode_turn, decode_turns, encode_turn
 
-BEATS_KEEP_MS: Final = 600_000
-"""A host outside of the table that has been silent for this long is forgotten (its process was killed)."""
-
 
 @dataclass(slots=True)
 class _Session:
@@ -51,6 +45,8 @@ class _Session:
     token: str = ""
     holder: HostRef | None = None
     takeovers: int = 0
+    running: str = ""
+    suspects: tuple[str, ...] = ()
     deleted: bool = False
     expires_ms: int | None = None
     last_turn_id: str = ""
@@ -65,6 +61,13 @@ class _Session:
     def begins_with(self, turn_seq: int, last_turn_id: str) -> bool:
         """Whether a log of ``turn_seq`` turns that ends in ``last_turn_id`` is a prefix of this one."""
         return turn_seq == 0 or self.ids.get(last_turn_id, (0, ""))[0] == turn_seq
+
+    def accused(self) -> tuple[str, ...]:
+        """The suspects, now that this holder has died too."""
+        if not self.running or self.running in self.suspects:
+            return self.suspects
+        fits = sum(len(turn_id) + 1 for turn_id in self.suspects) + len(self.running) <= SUSPECTS_BYTES_MAX
+        return (*(self.suspects if fits else ()), self.running)
 
     def fence(self, lease: Lease, turn_seq: int, last_turn_id: str) -> Fenced | Regressed | None:
         """None if ``lease`` is current, else what to tell its owner, whose log ends as the other two say."""
@@ -104,6 +107,8 @@ class MemoryStore:
             if holder is not None and holder.incarnation != host.incarnation:
                 if over != (holder.incarnation, session.epoch):
                     return Held(holder, session.epoch)
+                session.suspects = session.accused() if session.takeovers else ()
+                session.running = ""
                 session.takeovers += 1
             session.epoch += 1
         session.token = token
@@ -113,6 +118,7 @@ class MemoryStore:
             Lease(session.epoch, token, session.born),
             Checkpoint(decode_turns(key.tenant, session.log), session.state),
             session.takeovers,
+            session.suspects if session.takeovers else (),
         )
 
     async def commit(
@@ -159,7 +165,9 @@ class MemoryStore:
         session.takeovers = 0
         return Ok() if session.begins_with(turn_seq, last_turn_id) else Regressed(len(session.log))
 
-    async def check(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> CheckAnswer:
+    async def check(
+        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+    ) -> CheckAnswer:
         session = self._find(key)
         if session is None:
             return Fenced(None, 0, 0)
@@ -167,7 +175,11 @@ class MemoryStore:
             return Deleted()
         if refusal := session.fence(lease, turn_seq, last_turn_id):
             return refusal
-        return Ok() if session.begins_with(turn_seq, last_turn_id) else Regressed(len(session.log))
+        if not session.begins_with(turn_seq, last_turn_id):
+            return Regressed(len(session.log))
+        if running:
+            session.running = running
+        return Ok()
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         session = self._find(key)
@@ -216,93 +228,3 @@ class MemoryStore:
 
     def _renew(self, session: _Session) -> None:
         session.expires_ms = self._now_ms() + self._ttl_ms if self._ttl_ms else None
-
-
-class MemoryMembership:
-    """The :class:`~actors.stores.base.MembershipStore` of one process; may be called from many threads."""
-
-    def __init__(self, now_ms: Callable[[], int]) -> None:
-        self._now_ms = now_ms
-        self._lock = threading.Lock()
-        self._ring_version = 0
-        self._members: dict[str, Member] = {}
-        self._beats: dict[str, tuple[Beat, int]] = {}
-        """incarnation -> (its last beat, when it came in ms)"""
-
-    def join(self, incarnation: str, address: str, health_port: int, weight: int, slots_max: int) -> Table:
-        with self._lock:
-            if self._table().slot_of(incarnation) is None:
-                for slot in (f"slot-{number}" for number in range(slots_max)):
-                    if slot not in self._members:
-                        self._members[slot] = Member(slot, incarnation, address, health_port, weight)
-                        self._changed()
-                        break
-            return self._table()
-
-    def beat(self, incarnation: str, address: str, state: HostState, known_ring_version: int) -> BeatReply:
-        with self._lock:
-            now_ms = self._now_ms()
-            last = self._beats.get(incarnation)
-            # A first count at the clock, so that one who was forgotten never seems to go backwards.
-            counter = last[0].counter + 1 if last else now_ms
-            self._beats[incarnation] = (Beat(counter, state, address), now_ms)
-            table = self._table()
-            self._prune(table, now_ms)
-            return BeatReply(
-                table.ring_version,
-                table.slot_of(incarnation) is not None,
-                {name: beat for name, (beat, _) in self._beats.items()},
-                table if table.ring_version != known_ring_version else None,
-            )
-
-    def leave(self, incarnation: str, gone: bool = False) -> Table:
-        with self._lock:
-            slot = self._table().slot_of(incarnation)
-            if slot is not None:
-                del self._members[slot]
-                self._changed()
-            if gone:
-                self._beats.pop(incarnation, None)
-            return self._table()
-
-    def evict(self, slot: str, incarnation: str) -> Table:
-        with self._lock:
-            member = self._members.get(slot)
-            if member is not None and member.incarnation == incarnation:
-                del self._members[slot]
-                self._beats.pop(incarnation, None)
-                self._changed()
-            return self._table()
-
-    def table(self) -> Table:
-        with self._lock:
-            return self._table()
-
-    def close(self) -> None:
-        return None
-
-    # --- for tests and the simulation ---------------------------------------------------------------------------
-
-    def snapshot(self) -> object:
-        """All that is stored now, to be given to :meth:`restore`."""
-        with self._lock:
-            return (self._ring_version, dict(self._members), dict(self._beats))
-
-    def restore(self, snapshot: object) -> None:
-        """Forget all that happened since ``snapshot``."""
-        assert isinstance(snapshot, tuple)
-        with self._lock:
-            self._ring_version, self._members, self._beats = deepcopy(snapshot)
-
-    def _changed(self) -> None:
-        # From the clock after a loss of all data, so that nobody who knew the old table takes the new for older.
-        self._ring_version = self._ring_version + 1 if self._ring_version else max(self._now_ms(), 1)
-
-    def _table(self) -> Table:
-        return Table(self._ring_version, dict(self._members))
-
-    def _prune(self, table: Table, now_ms: int) -> None:
-        listed = {member.incarnation for member in table.members.values()}
-        for name, (_, seen_ms) in list(self._beats.items()):
-            if seen_ms + BEATS_KEEP_MS < now_ms and name not in listed:
-                del self._beats[name]

@@ -77,8 +77,10 @@ class RedisStore:
     async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
         return await self._transport.call(scripts.release(self._keys, key, lease, turn_seq, last_turn_id))
 
-    async def check(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> CheckAnswer:
-        return await self._transport.call(scripts.check(self._keys, key, lease, turn_seq, last_turn_id))
+    async def check(
+        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+    ) -> CheckAnswer:
+        return await self._transport.call(scripts.check(self._keys, key, lease, turn_seq, last_turn_id, running))
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         return await self._transport.call(scripts.delete(self._keys, key, turn_id, self._tombstone_ms))

@@ -122,11 +122,12 @@ def claim(
     def decode(reply: Any) -> ClaimAnswer:
         match reply[0]:
             case b"granted":
-                _, epoch, born, takeovers, turn_seq, state, records = reply
+                _, epoch, born, takeovers, suspects, turn_seq, state, records = reply
                 turns = decode_turns(key.tenant, records)
                 if len(turns) != turn_seq or (turns and turns[-1].turn_seq != turn_seq):
                     raise _damaged(key)
-                return Granted(Lease(epoch, token, born), Checkpoint(turns, state), takeovers)
+                accused = tuple(suspects.decode().split("\n")) if suspects else ()
+                return Granted(Lease(epoch, token, born), Checkpoint(turns, state), takeovers, accused)
             case b"held":
                 return Held(_host(reply[1:4]), reply[4])
             case b"newer":
@@ -185,13 +186,15 @@ def release(keys: Keys, key: SessionKey, lease: Lease, turn_seq: int, last_turn_
     return Call(SCRIPTS["release"], keys.of_session(key), _shown(lease, turn_seq, last_turn_id), decode)
 
 
-def check(keys: Keys, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> Call[CheckAnswer]:
+def check(
+    keys: Keys, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str
+) -> Call[CheckAnswer]:
     """:meth:`actors.stores.base.SessionStore.check`."""
 
     def decode(reply: Any) -> CheckAnswer:
         return _OK if reply[0] == b"ok" else _refusal("check", reply)
 
-    return Call(SCRIPTS["check"], keys.of_session(key), _shown(lease, turn_seq, last_turn_id), decode)
+    return Call(SCRIPTS["check"], keys.of_session(key), (*_shown(lease, turn_seq, last_turn_id), running), decode)
 
 
 def delete(keys: Keys, key: SessionKey, turn_id: str, tombstone_ms: int) -> Call[DeleteAnswer]:

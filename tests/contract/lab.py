@@ -15,7 +15,8 @@ from actors.model import HostRef, Lease, SessionKey, Turn
 from actors.settings import StoreSettings
 from actors.stores.base import CommitAnswer, Granted, MembershipStore, Ok, SessionStore
 from actors.stores.keys import Keys
-from actors.stores.memory import MemoryMembership, MemoryStore
+from actors.stores.memory import MemoryStore
+from actors.stores.memory_membership import MemoryMembership
 from actors.stores.redis import RedisStore
 from actors.stores.redis_membership import RedisMembership
 from actors.stores.redis_pipeline import Pipelines
@@ -265,8 +266,8 @@ class Talk:
     async def release(self) -> Any:
         return await self.store.release(self.key, self.lease, len(self.log), self.last)
 
-    async def check(self) -> Any:
-        return await self.store.check(self.key, self.lease, len(self.log), self.last)
+    async def check(self, running: str = "") -> Any:
+        return await self.store.check(self.key, self.lease, len(self.log), self.last, running)
 
     async def stored(self) -> list[str]:
         """The turn ids that any reader sees now."""

@@ -54,6 +54,8 @@ class Life:
     holder: HostRef | None = None
     token: str = ""
     takeovers: int = 0
+    running: str = ""
+    suspects: tuple[str, ...] = ()
     deleted: bool = False
     log: list[str] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -167,7 +169,12 @@ class AnyOrder(RuleBasedStateMachine):
             assert answer == Held(life.holder, life.epoch)
             return
         else:
-            life.takeovers += bool(life.holder and life.holder != host)
+            if life.holder and life.holder != host:
+                life.suspects = life.suspects if life.takeovers else ()
+                if life.takeovers and life.running and life.running not in life.suspects:
+                    life.suspects = (*life.suspects, life.running)
+                life.running = ""
+                life.takeovers += 1
             life.epoch += 1
         life.holder, life.token = host, token
         assert isinstance(answer, Granted)
@@ -175,6 +182,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert [turn.turn_id for turn in answer.checkpoint.turns] == life.log
         assert answer.checkpoint.state == life.state
         assert answer.takeovers == life.takeovers
+        assert answer.suspects == (life.suspects if life.takeovers else ())
         self.views = [*self.views[-7:], View(host, answer.lease, list(life.log))]
 
     @precondition(lambda self: self.views)
@@ -208,15 +216,20 @@ class AnyOrder(RuleBasedStateMachine):
             view.attempt = ""
 
     @precondition(lambda self: self.views)
-    @rule(data=st.data())
-    def check(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), noted=st.booleans())
+    def check(self, data: st.DataObject, noted: bool) -> None:
         view = data.draw(st.sampled_from(self.views))
         expected = self.fence(view)
         if expected is None:
             assert self.life is not None
             expected = None if self.begins_with(view.log) else Regressed(len(self.life.log))
-        answer = self.run(self.store.check(self.key, view.lease, len(view.log), view.log[-1] if view.log else ""))
+        running = self.fresh("turn") if noted else ""
+        last = view.log[-1] if view.log else ""
+        answer = self.run(self.store.check(self.key, view.lease, len(view.log), last, running))
         assert answer == (expected or Ok())
+        if running and answer == Ok():
+            assert self.life is not None
+            self.life.running = running
 
     @precondition(lambda self: self.views)
     @rule(data=st.data())

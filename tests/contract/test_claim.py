@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from actors.model import Checkpoint, HostRef, Lease
-from actors.stores.base import Fenced, Granted, Held, Ok, SessionStore
+from actors.stores.base import SUSPECTS_BYTES_MAX, Fenced, Granted, Held, Ok, SessionStore
 from tests.contract.lab import ANNA, BERT, CARL, Lab, Talk, begin, fresh_key, take_over, turn
 
 
@@ -135,6 +135,75 @@ async def test_a_release_ends_the_count_of_takeovers_because_that_host_lived(sto
     await talk.release()
     granted = await Talk(store, talk.key, CARL).claim()
     assert granted.takeovers == 0
+
+
+async def dies_running(holder: Talk, turn_id: str, successor: HostRef) -> Talk:
+    """The holder notes what it runs, if anything, and is taken over from."""
+    if turn_id:
+        assert await holder.check(running=turn_id) == Ok()
+    return await take_over(holder, successor)
+
+
+def suspects(talk: Talk) -> tuple[int, tuple[str, ...]]:
+    assert talk.granted is not None
+    return talk.granted.takeovers, talk.granted.suspects
+
+
+async def test_a_takeover_names_the_turns_that_dead_holders_had_noted(store: SessionStore) -> None:
+    second = await take_over(await begin(store, "a"), BERT)
+    assert suspects(second) == (1, ())
+    third = await dies_running(second, "k:one, two", CARL)
+    assert suspects(third) == (2, ("k:one, two",))
+    assert await third.claim() == third.granted
+    fourth = await dies_running(await dies_running(third, "k:other", ANNA), "k:one, two", BERT)
+    assert suspects(fourth) == (4, ("k:one, two", "k:other"))
+
+
+async def test_a_dead_holder_that_had_noted_nothing_adds_no_suspect(store: SessionStore) -> None:
+    third = await dies_running(await take_over(await begin(store, "a"), BERT), "killer", CARL)
+    assert suspects(await dies_running(third, "", ANNA)) == (3, ("killer",))
+
+
+async def test_what_was_noted_before_any_takeover_or_before_a_commit_accuses_nobody(store: SessionStore) -> None:
+    second = await dies_running(await begin(store, "a"), "b", BERT)
+    assert suspects(second) == (1, ())
+    await second.check(running="b")
+    await second.say("b")
+    third = await take_over(second, CARL)
+    assert suspects(third) == (1, ())
+    assert suspects(await take_over(third, ANNA)) == (2, ())
+
+
+async def test_a_release_forgets_the_suspects(store: SessionStore) -> None:
+    third = await dies_running(await take_over(await begin(store, "a"), BERT), "c", CARL)
+    await third.release()
+    fourth = await begin(store, key=third.key, host=BERT)
+    assert suspects(fourth) == (0, ())
+    assert suspects(await take_over(await take_over(fourth, ANNA), CARL)) == (2, ())
+
+
+async def test_a_holder_that_claims_again_does_not_accuse_what_it_runs_itself(store: SessionStore) -> None:
+    second = await take_over(await begin(store, "a"), BERT)
+    await second.check(running="b")
+    second.token = ""
+    await second.claim()
+    assert suspects(second) == (1, ())
+
+
+async def test_a_stale_holder_notes_nothing(store: SessionStore) -> None:
+    second = await take_over(await begin(store, "a"), BERT)
+    third = await take_over(second, CARL)
+    assert isinstance(await second.check(running="b"), Fenced)
+    assert suspects(await take_over(third, ANNA)) == (3, ())
+
+
+async def test_many_suspects_are_forgotten_oldest_first(store: SessionStore) -> None:
+    holder = await take_over(await begin(store, "a"), BERT)
+    for number in range(70):
+        holder = await dies_running(holder, f"{number:0200}", (ANNA, BERT, CARL)[number % 3 - 1])
+    kept = suspects(holder)[1]
+    assert kept[-1] == f"{69:0200}"
+    assert sum(len(turn_id) + 1 for turn_id in kept) <= SUSPECTS_BYTES_MAX
 
 
 async def test_over_a_lease_that_is_free_by_now_is_a_plain_claim(store: SessionStore) -> None:

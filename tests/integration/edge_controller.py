@@ -10,7 +10,7 @@ from pathlib import Path
 
 from actors.model import Member, Table
 from actors.settings import EdgeSettings, Settings
-from actors.stores.memory import MemoryMembership
+from actors.stores.memory_membership import MemoryMembership
 from router.edge import Edge
 
 

@@ -15,7 +15,7 @@ from actors.beats import Beats, Health
 from actors.errors import StoreUnavailable
 from actors.model import BeatReply, HostRef, HostState, Table
 from actors.settings import RingSettings
-from actors.stores.memory import MemoryMembership
+from actors.stores.memory_membership import MemoryMembership
 from router.routing import HostView
 
 QUICK = RingSettings(beat_interval_s=0.1, beat_ttl_s=0.8, loop_stall_s=1.5)  # type: ignore[call-arg]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from actors.agent import Conversation
 from actors.errors import Outcome, PoisonTurn, StateRegressed, Unreachable
-from actors.model import HostRef, SessionKey, TurnRequest
+from actors.model import HostRef, Lease, SessionKey, TurnRequest
 from actors.ports import Done, Residence
-from actors.stores.base import Granted, Held
+from actors.stores.base import CheckAnswer, Granted, Held, Ok
 from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
 STRANGER = HostRef("x", "slot-9", "x:1")
@@ -325,20 +325,81 @@ def test_a_regression_found_at_the_release_is_told_to_the_next_client() -> None:
     in_virtual_time(scenario)
 
 
+async def die_running(world: World, turn_id: str, hosts: int) -> None:
+    """That many hosts have claimed the session one after the other; all but the first noted the turn, and died."""
+    granted = await world.memory.claim(KEY, "t0", HostRef("h0", "slot-0", "h0:1"))
+    for number in range(1, hosts):
+        assert isinstance(granted, Granted)
+        over = (f"h{number - 1}", granted.lease.epoch)
+        granted = await world.memory.claim(KEY, f"t{number}", HostRef(f"h{number}", "slot-0", "h:1"), over)
+        assert isinstance(granted, Granted)
+        assert await world.memory.check(KEY, granted.lease, 0, "", turn_id) == Ok()
+
+
 def test_a_turn_that_killed_every_host_is_answered_and_the_session_lives() -> None:
     async def scenario() -> None:
         world = World(parrot, settings())
-        granted = await world.memory.claim(KEY, "t0", HostRef("h0", "slot-0", "h0:1"))
-        for number in range(1, 4):
-            assert isinstance(granted, Granted)
-            over = (f"h{number - 1}", granted.lease.epoch)
-            granted = await world.memory.claim(KEY, f"t{number}", HostRef(f"h{number}", "slot-0", "h:1"), over)
+        await die_running(world, "k:p", 3)
         a = world.host("a")
-        world.views["a"].dead.add("h3")
+        world.views["a"].dead.add("h2")
         problem = (await ask(a, "poison", "k:p")).problem
         assert isinstance(problem, PoisonTurn) and problem.status == 500 and problem.outcome is Outcome.NOT_DONE
         assert isinstance((await ask(a, "poison", "k:p")).problem, PoisonTurn)
         assert (await ask(a, "harmless")).turn_seq == 1
+        # A turn in the log proves that the session is well: whoever was suspected may try again.
+        assert (await ask(a, "poison", "k:p")).turn_seq == 2
+
+    in_virtual_time(scenario)
+
+
+def test_a_bystander_that_comes_first_is_not_taken_for_the_poison() -> None:
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        await die_running(world, "k:p", 3)
+        a = world.host("a")
+        world.views["a"].dead.add("h2")
+        assert (await ask(a, "harmless")).turn_seq == 1
+
+    in_virtual_time(scenario)
+
+
+def test_a_turn_that_may_have_killed_two_hosts_waits_before_it_gets_a_third() -> None:
+    """The edge repeats at once: the pause leaves the others, and whoever restarts, time to serve the rest."""
+
+    async def scenario() -> None:
+        world = World(parrot, settings(session={"suspect_pause_s": 7.0}))
+        await die_running(world, "k:p", 2)
+        a = world.host("a")
+        world.views["a"].dead.add("h1")
+        started = asyncio.get_running_loop().time()
+        assert (await ask(a, "slow", "k:p")).turn_seq == 1
+        assert 7.0 <= asyncio.get_running_loop().time() - started < 8.0
+        started = asyncio.get_running_loop().time()
+        assert (await ask(a, "next")).turn_seq == 2
+        assert asyncio.get_running_loop().time() - started < 1.0
+
+    in_virtual_time(scenario)
+
+
+def test_only_after_a_takeover_is_the_running_turn_noted() -> None:
+    """A note costs a call: a resident session has exactly one a turn."""
+
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        await die_running(world, "k:p", 1)
+        a = world.host("a")
+        world.views["a"].dead.add("h0")
+        noted: list[str] = []
+        check = world.memory.check
+
+        async def counted(key: SessionKey, lease: Lease, turn_seq: int, last: str, running: str = "") -> CheckAnswer:
+            noted.append(running)
+            return await check(key, lease, turn_seq, last, running)
+
+        world.memory.check = counted  # type: ignore[method-assign, assignment]
+        await ask(a, "1")
+        await ask(a, "2")
+        assert noted == ["k:1"]
 
     in_virtual_time(scenario)
 

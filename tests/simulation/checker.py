@@ -467,31 +467,37 @@ def _poison(facts: Facts) -> None:
             recent = lease.takeovers if lease.holder == said.process else most
             if recent < facts.limits.takeovers_max:
                 facts.report("I10", said.seq, f"{said.turn_id} is called poison after {recent} takeovers")
+            # It needn't have run there: that host may have stopped between the note and the run.
+            notes = [note for note in facts.notes if note.seq < said.seq and note.process != said.process]
+            if not any((note.key, note.running) == (said.key, said.turn_id) for note in notes):
+                facts.report("I10", said.seq, f"{said.turn_id} is called poison, and was never about to run elsewhere")
 
 
 def _poison_ends(facts: Facts) -> None:
-    """A turn can't kill hosts for ever: once the store has counted enough takeovers, something else must happen."""
-    fresh = {seq: key for key, seqs in facts.losses.items() for seq in seqs}
-    forgotten = frozenset(facts.restores)
-    fresh.update({accepted.seq: accepted.key for accepted in facts.accepted})
-    fresh.update({said.seq: said.key for said in facts.said if isinstance(said.final, PoisonTurn)})
-    for key, leases in facts.leases.items():
-        fresh.update({lease.seq: key for lease in leases if lease.call is not None and lease.call.call == "release"})
-    deaths = [run for run in facts.runs.values() if run.end and isinstance(facts.events[run.end - 1], h.Process)]
+    """A turn can't kill hosts for ever: each turn at most ``takeovers_max`` since its session was last known to be
+    well, or the turn was answered. Only holders count: from anybody else nothing is taken over."""
     killed: Counter[tuple[SessionKey, str]] = Counter()
-    steps: list[tuple[int, SessionKey | Run]] = [*fresh.items(), *((run.end or 0, run) for run in deaths)]
-    counted_from = 0
-    for seq, what in sorted(steps, key=lambda step: step[0]):
-        if any(counted_from < lost < seq for lost in forgotten):
-            killed.clear()  # So is the store's count.
-        counted_from = seq
-        if isinstance(what, SessionKey):
-            killed = Counter({which: times for which, times in killed.items() if which[0] != what})
-            continue
-        which = (what.start.key, what.start.turn_id)
-        killed[which] += 1
-        if killed[which] > facts.limits.takeovers_max + 1:
-            facts.report("I5", seq, f"{which[1]} has killed {killed[which]} hosts, one after the other")
+    steps: list[tuple[int, SessionKey | h.Said | Run | None]] = [(seq, None) for seq in facts.restores]
+    steps += [(seq, key) for key, seqs in facts.losses.items() for seq in seqs]
+    steps += [(accepted.seq, accepted.key) for accepted in facts.accepted]
+    steps += [(said.seq, said) for said in facts.said if isinstance(said.final, PoisonTurn)]
+    for key, leases in facts.leases.items():
+        steps += [(lease.seq, key) for lease in leases if lease.call is not None and lease.call.call == "release"]
+    for run in facts.runs.values():
+        if run.end and isinstance(facts.events[run.end - 1], h.Process):
+            steps.append((run.end, run))
+    for seq, step in sorted(steps, key=lambda each: each[0]):
+        if isinstance(step, Run):
+            which = (step.start.key, step.start.turn_id)
+            lease = facts.lease_at(step.start.key, seq)
+            killed[which] += lease is not None and lease.holder == step.start.process
+            if killed[which] > facts.limits.takeovers_max:
+                facts.report("I5", seq, f"{which[1]} has killed {killed[which]} hosts, one after the other")
+        elif isinstance(step, h.Said):
+            del killed[step.key, step.turn_id]
+        else:
+            # Without a key the store has forgotten everything, its counts as well.
+            killed = Counter({which: times for which, times in killed.items() if step is not None and which[0] != step})
 
 
 def check_live_holders_are_never_robbed(facts: Facts) -> None:

@@ -43,6 +43,7 @@ SETTINGS = Settings(
         claim_patience_s=6.0,
         handoff_wait_s=6.0,
         takeovers_max=3,
+        suspect_pause_s=0.2,
         hops_max=4,
         releases_max=2,
         activations_max=2,

@@ -114,6 +114,8 @@ class Facts:
         self.logs: list[h.Log] = []
         self.marks: dict[str, h.Fault] = {}
         self.restores: list[int] = []
+        self.notes: list[h.StoreCall] = []
+        """Checks that noted a running turn."""
         self.problems: list[h.Problem] = []
         for event in events:
             getattr(self, f"_{type(event).__name__.lower()}")(event)
@@ -153,6 +155,8 @@ class Facts:
 
     def _storecall(self, call: h.StoreCall) -> None:
         self.applied.setdefault(call.number, call.seq)
+        if call.running:
+            self.notes.append(call)
         try:
             self.model.apply(call)
         except Complaint as complaint:

@@ -38,6 +38,7 @@ class StoreCall(Event):
     turn_seq: int = 0
     last_turn_id: str = ""
     turn: Turn | None = None
+    running: str = ""
     answer: Any = None
     again: bool = False
 

@@ -12,6 +12,10 @@ from typing import Final
 
 SESSION: Final = "actors/session.py"
 HOST: Final = "actors/host.py"
+TURN: Final = "actors/turn.py"
+CLAIMING: Final = "actors/claiming.py"
+FOLLOWING: Final = "actors/following.py"
+RESIDENTS: Final = "actors/residents.py"
 STANDING: Final = "actors/standing.py"
 MEMORY: Final = "actors/stores/memory.py"
 FENCE: Final = "actors/stores/lua/fence.lua"
@@ -214,8 +218,18 @@ MUTANTS: Final = (
         (
             (
                 SESSION,
-                "        previous = self._last_turn_id()\n        try:\n",
-                "        previous = self._last_turn_id()\n        ticket.end = Done(turn, replayed=False, residence=self._residence())\n        ticket.notify()\n        try:\n",
+                "        came_to = await self._runner.run(ticket)\n",
+                "        came_to = await self._runner.run(ticket, lambda turn: self._answer(ticket, Done(turn, False, self._residence())))\n",
+            ),
+            (
+                TURN,
+                "    async def run(self, ticket: Ticket) -> CameTo:",
+                "    async def run(self, ticket: Ticket, early: object) -> CameTo:\n        self._home.early = early",
+            ),
+            (
+                TURN,
+                "        previous = transcript.last_turn_id\n",
+                "        previous = transcript.last_turn_id\n        home.early(turn)\n",
             ),
             (
                 "actors/ticket.py",
@@ -226,32 +240,32 @@ MUTANTS: Final = (
     ),
     _one(
         "an unknown commit is taken for done",
-        SESSION,
-        "            ticket.restarts += 1\n",
-        "            self._committed(ticket, turn, state)\n            return\n",
+        TURN,
+        "            return Unknown(StoreUnavailable(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))\n",
+        "            return self._committed(turn, state)\n",
     ),
     _one(
         "an unknown commit is taken for failed",
-        SESSION,
-        "            ticket.restarts += 1\n",
-        "            self._answer(ticket, StoreFull())\n            return\n",
+        TURN,
+        "            return Unknown(StoreUnavailable(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))\n",
+        "            return Refused(StoreFull())\n",
     ),
     Mutant(
         "the deadline covers the commit",
         (
             (
-                SESSION,
-                "        await self._commit(ticket, reply, state)\n",
-                "        try:\n            async with asyncio.timeout(0.05):\n                await self._commit(ticket, reply, state)\n"
-                "        except TimeoutError:\n            self._answer(ticket, PoisonTurn(outcome=Outcome.NOT_DONE))\n",
+                TURN,
+                "        return await self._commit(request, reply, state)\n",
+                "        try:\n            async with asyncio.timeout(0.05):\n                return await self._commit(request, reply, state)\n"
+                "        except TimeoutError:\n            return Refused(PoisonTurn(outcome=Outcome.NOT_DONE))\n",
             ),
         ),
     ),
     _one(
         "not_done without asking the store",
-        SESSION,
-        "        try:\n            answer = await self.standing.confirm(len(self.turns), self._last_turn_id())\n",
-        "        try:\n            answer: object = Ok()\n",
+        TURN,
+        "            answer = await self._confirm()\n",
+        "            answer: object = Ok()\n",
     ),
     _one(
         "a full store says not done, whatever came before",
@@ -264,13 +278,13 @@ MUTANTS: Final = (
         SESSION,
         "        if self._tombstone:\n            return SessionDeleted()\n",
         "        if self._tombstone:\n            return SessionDeleted()\n"
-        "        if request.if_match is not None and self.phase is Phase.READY and request.if_match != len(self.turns):\n"
-        "            return PreconditionFailed(turn_seq=len(self.turns))\n",
+        "        if request.if_match is not None and self.phase is Phase.READY and request.if_match != len(self.transcript):\n"
+        "            from actors.errors import PreconditionFailed\n            return PreconditionFailed(turn_seq=len(self.transcript))\n",
     ),
     _one(
         "If-Match is ignored",
-        SESSION,
-        "        if request.if_match is not None and request.if_match != len(self.turns):",
+        TURN,
+        "        if request.if_match is not None and request.if_match != len(turns):",
         "        if False:",
     ),
     _one(
@@ -288,30 +302,46 @@ MUTANTS: Final = (
     _one(
         "no dedupe in the waiting line",
         SESSION,
-        "        if (known := self._known(request)) is not None:\n            # Queued",
+        "        if (known := self._known(ticket.request)) is not None:\n            # Queued",
         "        if False:\n            # Queued",
     ),
-    _one("a poison turn is run for ever", SESSION, "        return self._poisoned == turn_id", "        return False"),
     _one(
-        "takeovers in memory are not reset", SESSION, "        self.takeovers = 0\n        self._poisoned = None\n", ""
+        "a poison turn is run for ever",
+        TURN,
+        "        if turn_id == self._suspect and self.takeovers >= limits.takeovers_max:\n",
+        "        if False:\n",
     ),
     _one(
+        "poison is whoever comes first",
+        TURN,
+        "        if turn_id == self._suspect and self.takeovers >= limits.takeovers_max:\n",
+        "        if self.takeovers >= limits.takeovers_max:\n",
+    ),
+    _one("takeovers in memory are not reset", TURN, "        self.takeovers = 0\n", ""),
+    _one(
+        "the running turn is not noted",
+        TURN,
+        "            answer = await self._confirm(running=turn_id)\n",
+        "            answer = await self._confirm()\n",
+    ),
+    _one("lua: a takeover forgets who ran", CLAIM, "      redis.call('HSET', KEYS[1], 'suspects', suspects)\n", ""),
+    _one(
         "the state is kept though the turn was refused",
-        SESSION,
-        "        await self._commit(ticket, reply, state)\n",
-        "        self.state = state or self.state\n        await self._commit(ticket, reply, state)\n",
+        TURN,
+        "        return await self._commit(request, reply, state)\n",
+        "        self._transcript.state = state or self._transcript.state\n        return await self._commit(request, reply, state)\n",
     ),
     _one(
         "any answer but Fenced counts as committed",
-        SESSION,
-        "            case Mismatch() | Replayed() | Ahead():\n                self._start_over(Reason.FAILED, [ticket])\n            case _:\n                await self._lost(ticket, answer)\n",
-        "            case Fenced():\n                await self._lost(ticket, answer)\n            case _:\n                self._committed(ticket, turn, state)\n",
+        TURN,
+        "            case Mismatch() | Replayed() | Ahead():\n                return Contradicted()\n            case _:\n                return Lost(answer)\n",
+        "            case Fenced():\n                return Lost(answer)\n            case _:\n                return self._committed(turn, state)\n",
     ),
     _one(
         "a fenced host answers all the same",
-        SESSION,
-        "            case _:\n                await self._lost(ticket, answer)\n",
-        "            case _:\n                self._answer(ticket, Done(turn, False, self._residence()))\n                self._start_over(Reason.FENCED, [])\n",
+        TURN,
+        "            case _:\n                return Lost(answer)\n",
+        "            case _:\n                return self._committed(turn, state)\n",
     ),
     _one(
         "a replay from memory after the store regressed",
@@ -335,15 +365,15 @@ MUTANTS: Final = (
     # --- who runs it ----------------------------------------------------------------------------------------------
     _one(
         "whoever holds the lease is robbed",
-        SESSION,
-        "            if home.placement.is_dead(answer.holder) and await home.placement.surely_dead(answer.holder):",
-        "            if True:",
+        CLAIMING,
+        "        if home.placement.is_dead(answer.holder) and await home.placement.surely_dead(answer.holder):",
+        "        if True:",
     ),
     _one(
         "a dead holder is never taken over",
-        SESSION,
-        "            if home.placement.is_dead(answer.holder) and await home.placement.surely_dead(answer.holder):",
-        "            if False:",
+        CLAIMING,
+        "        if home.placement.is_dead(answer.holder) and await home.placement.surely_dead(answer.holder):",
+        "        if False:",
     ),
     _one(
         "a frozen holder is waited for, for ever",
@@ -354,9 +384,9 @@ MUTANTS: Final = (
     _one("the ring is asked at every hop", HOST, "        may_ask_ring = hops == 0", "        may_ask_ring = True"),
     _one(
         "the commit is cancelled with its client",
-        HOST,
-        "        finally:\n            ticket.attached -= 1\n",
-        "        except asyncio.CancelledError:\n            if ticket.attached == 1 and ticket.activation.task is not None:\n                ticket.activation.task.cancel()\n            raise\n        finally:\n            ticket.attached -= 1\n",
+        FOLLOWING,
+        "    finally:\n        ticket.attached -= 1\n",
+        "    except BaseException:\n        if ticket.attached == 1 and ticket.activation.task is not None:\n            ticket.activation.task.cancel()\n        raise\n    finally:\n        ticket.attached -= 1\n",
     ),
     # --- leaving, and coming back ---------------------------------------------------------------------------------
     _one(
@@ -367,17 +397,17 @@ MUTANTS: Final = (
     ),
     _one(
         "an await between the idle check and the removal",
-        HOST,
+        RESIDENTS,
         "                if activation is not None and self._still(reason, activation) and activation.passivate(reason):\n"
         "                    await activation.release()\n",
         "                if activation is not None and activation.idle:\n                    await asyncio.sleep(0.001)\n                    activation.phase = type(activation.phase)('passivating')\n"
-        "                    self.forget(activation, reason)\n                    await activation.release()\n",
+        "                    self.remove(activation, reason)\n                    await activation.release()\n",
     ),
     _one(
         "a look, an await, then the wait",
-        HOST,
-        "                while ticket.end is None:\n                    await ticket.changed()\n",
-        "                while ticket.end is None:\n                    await asyncio.sleep(0.001)\n                    await ticket.changed()\n",
+        FOLLOWING,
+        "            while ticket.end is None:\n                await ticket.changed()\n",
+        "            while ticket.end is None:\n                import asyncio\n\n                await asyncio.sleep(0.001)\n                await ticket.changed()\n",
     ),
     _one(
         "a batch wakes nobody",
@@ -405,9 +435,9 @@ MUTANTS: Final = (
     ),
     _one(
         "a batch doesn't wait for its lease",
-        SESSION,
-        "            elif clock() < self.batch_until:",
-        "            elif False:",
+        CLAIMING,
+        "        elif clock() < wait_until():",
+        "        elif False:",
     ),
     _one(
         "who starts over goes to the end of the line",
@@ -430,9 +460,9 @@ MUTANTS: Final = (
     # --- speaking -------------------------------------------------------------------------------------------------
     _one(
         "a stream goes on after a thaw without a check",
-        HOST,
-        "            if news and not (ticket.activation.entitled or isinstance(ticket.end, Done)):",
-        "            if False:",
+        FOLLOWING,
+        "        if news and not (ticket.activation.entitled or isinstance(ticket.end, Done)):",
+        "        if False:",
     ),
     _one(
         "a lapse is forgotten with the next beat",
@@ -444,21 +474,21 @@ MUTANTS: Final = (
         "a stream that may not speak spins",
         (
             (
-                HOST,
-                "        while not isinstance(ticket.end, Elsewhere | RehydraError):",
-                "        while not isinstance(ticket.end, Elsewhere):",
+                FOLLOWING,
+                "    while not isinstance(ticket.end, Elsewhere | RehydraError):",
+                "    while not isinstance(ticket.end, Elsewhere):",
             ),
             (
-                HOST,
-                "                if not announced:\n",
-                "                if not announced and isinstance(ticket.end, Done):\n",
+                FOLLOWING,
+                "            if not announced:\n",
+                "            if not announced and isinstance(ticket.end, Done):\n",
             ),
         ),
     ),
     _one(
         "a voided attempt goes on in the stream",
-        HOST,
-        "            if ticket.generation != generation:\n                generation, announced, shown = ticket.generation, False, 0\n",
+        FOLLOWING,
+        "        if ticket.generation != generation:\n            generation, announced, shown = ticket.generation, False, 0\n",
         "",
     ),
     _one("a refusal from memory by a ghost", HOST, "doubtful or not activation.entitled)", "False)"),
@@ -477,13 +507,13 @@ MUTANTS: Final = (
     ),
     _one(
         "no limit on resident sessions",
-        HOST,
+        RESIDENTS,
         "        if surplus <= 0 and surplus_bytes <= 0:\n            return\n        for",
         "        return\n        for",
     ),
     _one(
         "idle sessions stay for ever",
-        HOST,
+        RESIDENTS,
         "            if activation.idle:\n                self._passivate(key, Reason.IDLE)\n",
         "            pass\n",
     ),

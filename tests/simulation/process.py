@@ -236,7 +236,7 @@ class SimProcess:
 
     def gauge(self) -> None:
         """Note how much is in memory."""
-        activations: list[Any] = list(self.host._activations.values())
+        activations: list[Any] = list(self.host._residents._activations.values())
         tickets = [ticket for each in activations for ticket in (each.running, *each.mailbox) if ticket is not None]
         self.cluster.history.add(
             Gauge(

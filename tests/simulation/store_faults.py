@@ -28,7 +28,8 @@ from actors.stores.base import (
     ReleaseAnswer,
     SessionStore,
 )
-from actors.stores.memory import MemoryMembership, MemoryStore
+from actors.stores.memory import MemoryStore
+from actors.stores.memory_membership import MemoryMembership
 from tests.simulation.history import Beaten, Expired, History, Restored, Snapshot, StoreCall, Told
 from tests.simulation.loop import SimLoop
 
@@ -161,9 +162,11 @@ class SimStore:
         record = self._record("release", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id)
         return await self._send(record, lambda: self._inner.release(key, lease, turn_seq, last_turn_id))
 
-    async def check(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> CheckAnswer:
-        record = self._record("check", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id)
-        return await self._send(record, lambda: self._inner.check(key, lease, turn_seq, last_turn_id))
+    async def check(
+        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+    ) -> CheckAnswer:
+        record = self._record("check", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id, running=running)
+        return await self._send(record, lambda: self._inner.check(key, lease, turn_seq, last_turn_id, running))
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         record = self._record("delete", key)
@@ -187,7 +190,7 @@ class SimStore:
             # Refused rather than silent.
             await asyncio.sleep(0.001)
             raise StoreUnavailable("refused")
-        if rng.random() < dice.full and record.call in ("claim", "commit", "delete"):
+        if rng.random() < dice.full and (record.call in ("claim", "commit", "delete") or record.running):
             await asyncio.sleep(world.latency())
             raise StoreFull("full")
         if rng.random() >= dice.lost_request:
@@ -219,7 +222,8 @@ class SimStore:
             answer = error
         applied = StoreCall(
             record.number, record.process, record.call, record.key, record.sent, record.lease, record.token,
-            record.over, record.turn_seq, record.last_turn_id, record.turn, brief(answer), again=answered is None,
+            record.over, record.turn_seq, record.last_turn_id, record.turn, record.running, brief(answer),
+            again=answered is None,
         )  # fmt: skip
         world.history.add(applied)
         if answered is not None and world.rng.random() >= world.dice.lost_reply:
@@ -233,7 +237,7 @@ class SimStore:
 def brief(answer: Any) -> Any:
     """A grant without the states' bytes, whose checkpoint the checker compares by its turns."""
     if isinstance(answer, Granted):
-        return Granted(answer.lease, Checkpoint(answer.checkpoint.turns), answer.takeovers)
+        return Granted(answer.lease, Checkpoint(answer.checkpoint.turns), answer.takeovers, answer.suspects)
     return answer
 
 

@@ -36,6 +36,8 @@ class Life:
     token: str = ""
     holder: str = ""
     takeovers: int = 0
+    running: str = ""
+    suspects: tuple[str, ...] = ()
     deleted: bool = False
     turns: list[Turn] = field(default_factory=list)
 
@@ -45,6 +47,14 @@ class Life:
 
     def begins_with(self, turn_seq: int, last_turn_id: str) -> bool:
         return turn_seq == 0 or (len(self.turns) >= turn_seq and self.turns[turn_seq - 1].turn_id == last_turn_id)
+
+    def take_over(self) -> None:
+        """Its holder is dead: what that had noted is suspect, save before the first takeover."""
+        self.suspects = self.suspects if self.takeovers else ()
+        if self.takeovers and self.running and self.running not in self.suspects:
+            self.suspects = (*self.suspects, self.running)
+        self.running = ""
+        self.takeovers += 1
 
     def refusal(self, lease: Lease, turn_seq: int, last_turn_id: str) -> object | None:
         """None if the lease is current."""
@@ -101,12 +111,7 @@ class StoreModel:
     def _claim(self, call: StoreCall, life: Life | None) -> None:
         answer = call.answer
         if life is None:
-            self._expect(call, "I1", answer, Granted)
-            if answer.lease.epoch <= self._highest.get(call.key, 0):
-                raise Complaint("I1", f"{_told(call)} restarts at or below an epoch that was in use")
-            life = self.lives[call.key] = Life(answer.lease.born, answer.lease.epoch)
-            if answer.lease.epoch != answer.lease.born or answer.lease.born <= 0:
-                raise Complaint("I1", f"{_told(call)}: a new session's epoch is its birth")
+            life = self._begin(call)
         elif life.deleted:
             self._expect(call, "I1", answer, Deleted)
             return
@@ -117,7 +122,7 @@ class StoreModel:
                     if (answer.holder.incarnation, answer.epoch) != (life.holder, life.epoch):
                         raise Complaint("I1", f"{_told(call)} names another holder than {life.holder}")
                     return
-                life.takeovers += 1
+                life.take_over()
             life.epoch += 1
         self._expect(call, "I1", answer, Granted)
         life.token, life.holder = call.token, call.process
@@ -128,8 +133,21 @@ class StoreModel:
             raise Complaint(
                 "I5", f"{_told(call)}: there were {life.takeovers} takeovers since the last commit or release"
             )
+        if answer.suspects != (life.suspects if life.takeovers else ()):
+            raise Complaint("I5", f"{_told(call)}: what dead holders had noted is {life.suspects}")
         if not _same(answer.checkpoint.turns, life.turns):
             raise Complaint("I2", f"{_told(call)}: the checkpoint isn't the log of {len(life.turns)} turns")
+
+    def _begin(self, call: StoreCall) -> Life:
+        """A claim where there was no session."""
+        self._expect(call, "I1", call.answer, Granted)
+        lease = call.answer.lease
+        if lease.epoch <= self._highest.get(call.key, 0):
+            raise Complaint("I1", f"{_told(call)} restarts at or below an epoch that was in use")
+        if lease.epoch != lease.born or lease.born <= 0:
+            raise Complaint("I1", f"{_told(call)}: a new session's epoch is its birth")
+        life = self.lives[call.key] = Life(lease.born, lease.epoch)
+        return life
 
     def _commit(self, call: StoreCall, life: Life | None) -> None:
         answer, lease, turn = call.answer, call.lease, call.turn
@@ -188,6 +206,8 @@ class StoreModel:
         else:
             known = life.begins_with(call.turn_seq, call.last_turn_id)
             self._expect(call, "I2", call.answer, Ok if known else Regressed)
+            if known and call.running:
+                life.running = call.running
 
     def _delete(self, call: StoreCall, life: Life | None) -> None:
         if life is None:

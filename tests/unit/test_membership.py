@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from actors.model import BeatReply, HostRef, HostState
 from actors.settings import RingSettings
-from actors.stores.memory import MemoryMembership
+from actors.stores.memory_membership import MemoryMembership
 from router.membership import STRANGERS_MAX, Observer, Orders
 from router.routing import HostView
 

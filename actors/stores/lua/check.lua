@@ -1,4 +1,5 @@
--- check: does the lease still stand? Reads only.
+-- check: does the lease still stand? Notes, if asked to, which turn its holder runs now; otherwise reads only. Atomic,
+-- because the note must be that of the holder.
 --
 -- KEYS[1]  hash    the lease
 -- KEYS[2]  list    the log (not read)
@@ -8,6 +9,7 @@
 -- ARGV[3]  born              of the caller's lease
 -- ARGV[4]  turn_seq          turns in the caller's log
 -- ARGV[5]  last turn id      the last of them, empty if there is none
+-- ARGV[6]  running           id of the turn to note, or empty
 --
 -- {'deleted'}
 -- {'fenced', incarnation, slot, address, epoch, turn_seq}   incarnation empty: nobody; epoch 0: expired
@@ -27,5 +29,8 @@ if refusal then
 end
 if not begins_with(lease, turn_seq, last_turn_id) then
   return {'regressed', lease.turn_seq}
+end
+if ARGV[6] ~= '' then
+  redis.call('HSET', KEYS[1], 'running', ARGV[6])
 end
 return {'ok'}

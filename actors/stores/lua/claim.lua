@@ -13,7 +13,8 @@
 -- ARGV[7]  ttl_ms            expiry of the session, 0 = never
 -- ARGV[8]  schema_version    the newest that the caller can read
 --
--- {'granted', epoch, born, takeovers, turn_seq, state, {record, ...}}   renews the expiry
+-- {'granted', epoch, born, takeovers, suspects, turn_seq, state, {record, ...}}   renews the expiry
+--                    suspects: turn ids, one per line; SUSPECTS_BYTES_MAX as in stores/base.py
 -- {'held', incarnation, slot, address, epoch}
 -- {'deleted'}
 -- {'newer', schema_version}                                             written by a newer program
@@ -23,6 +24,8 @@
 local token, incarnation = ARGV[1], ARGV[2]
 local lease = load_lease()
 local epoch, born, takeovers
+local suspects = ''
+local SUSPECTS_BYTES_MAX = 8192
 
 if not lease then
   -- From the clock: an epoch must not restart low, or a holder of the expired session would seem to be current.
@@ -47,6 +50,20 @@ else
     end
     epoch = epoch + 1
   end
+  if takeovers > 0 then
+    -- What was noted while there had been no takeover since the last commit or release is stale.
+    local noted = redis.call('HMGET', KEYS[1], 'running', 'suspects')
+    local running, counted = noted[1] or '', lease.takeovers > 0
+    suspects = counted and noted[2] or ''
+    if takeovers > lease.takeovers then
+      if counted and running ~= '' and not string.find('\n' .. suspects .. '\n', '\n' .. running .. '\n', 1, true) then
+        local fits = suspects ~= '' and #suspects + 1 + #running <= SUSPECTS_BYTES_MAX
+        suspects = fits and suspects .. '\n' .. running or running
+      end
+      redis.call('HSET', KEYS[1], 'suspects', suspects)
+      redis.call('HDEL', KEYS[1], 'running')
+    end
+  end
 end
 
 redis.call('HSET', KEYS[1], 'schema_version', ARGV[8], 'born', string.format('%.0f', born),
@@ -56,5 +73,5 @@ if not lease then
   redis.call('UNLINK', KEYS[2], KEYS[3])
 end
 renew(tonumber(ARGV[7]))
-return {'granted', epoch, born, takeovers, lease and lease.turn_seq or 0, redis.call('HGET', KEYS[1], 'state') or '',
+return {'granted', epoch, born, takeovers, suspects, lease and lease.turn_seq or 0, redis.call('HGET', KEYS[1], 'state') or '',
   redis.call('LRANGE', KEYS[2], 0, -1)}

@@ -1,0 +1,167 @@
+"""One turn under a lease: from the head of the waiting line to the store's answer.
+
+Nothing here changes what the session has in memory or who waits for it: a run ends in one of five ways, and the
+activation acts on it without an await in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from actors.agent import Conversation
+from actors.attempt import run_attempt
+from actors.errors import Outcome, PoisonTurn, PreconditionFailed, RehydraError, StoreFull, StoreUnavailable
+from actors.home import Home
+from actors.model import SessionKey, Turn, TurnRequest
+from actors.patience import until_known
+from actors.standing import Standing
+from actors.stores.base import Ahead, Deleted, Fenced, Granted, Mismatch, Ok, Regressed, Replayed
+from actors.ticket import Ticket
+from actors.transcript import Transcript
+
+log = logging.getLogger("rehydra.session")
+
+SUSPECT_STRIKES: Final = 2
+"""From this takeover on, a turn that ran when a host stopped waits ``suspect_pause_s`` before it runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The turn is durable."""
+
+    turn: Turn
+    state: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was committed, and this host may say so: the store has confirmed the lease, or the outcome is unknown."""
+
+    problem: RehydraError
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The commit may be in the log, or get there yet. Only a new claim can tell."""
+
+    problem: StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Contradicted:
+    """The lease stands, but the log isn't what is in memory: start over from the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The lease, the log, or the session is gone."""
+
+    answer: Fenced | Regressed | Deleted
+
+
+CameTo = Committed | Refused | Unknown | Contradicted | Lost
+
+
+class TurnRunner:
+    """Runs the turns of one activation, one at a time. ``takeovers``: how many holders in a row have stopped."""
+
+    __slots__ = ("_home", "_key", "_standing", "_suspects", "_transcript", "takeovers")
+
+    def __init__(self, home: Home, key: SessionKey, standing: Standing, transcript: Transcript, grant: Granted) -> None:
+        self._home = home
+        self._key = key
+        self._standing = standing
+        self._transcript = transcript
+        self.takeovers = grant.takeovers
+        self._suspects = grant.suspects
+
+    async def run(self, ticket: Ticket) -> CameTo:
+        """Have the agent answer the ticket's message, and commit the turn."""
+        request, turns = ticket.request, self._transcript.turns
+        if request.if_match is not None and request.if_match != len(turns):
+            return await self._refuse(PreconditionFailed(turn_seq=len(turns)))
+        if self.takeovers and (end := await self._look_out(request.turn_id)) is not None:
+            return end
+        home = self._home
+        ticket.begin(self._standing.lease.epoch)
+        conversation = Conversation(
+            self._key, turns, self._transcript.state, request.message, request.metadata, request.turn_id,
+            self.takeovers + 1,
+        )  # fmt: skip
+        try:
+            reply, state = await run_attempt(home.agent, conversation, ticket.say, home.settings.agent, home.threads)
+        except RehydraError as problem:
+            return await self._refuse(problem)
+        # The deadline ended with the agent: from here on the turn is on its way into the log, and nothing but the
+        # store's answer decides about it.
+        return await self._commit(request, reply, state)
+
+    async def _look_out(self, turn_id: str) -> CameTo | None:
+        """A host has stopped since the last commit: it may have been this turn that killed it.
+
+        A turn that ran when one of several hosts stopped is refused or delayed. Otherwise the store is told that
+        it runs now, which costs a call only here: the first host's death is nobody's fault yet. None: run it.
+        """
+        limits = self._home.settings.session
+        if turn_id in self._suspects and self.takeovers >= limits.takeovers_max:
+            log.error("poison turn", extra={"session": str(self._key), "turn_id": turn_id, "takeovers": self.takeovers})
+            return await self._refuse(PoisonTurn(f"{self.takeovers} hosts stopped while they ran this session."))
+        if turn_id in self._suspects and self.takeovers >= SUSPECT_STRIKES:
+            # The edge repeats at once: without a pause one turn could take every host before the first is back.
+            await asyncio.sleep(limits.suspect_pause_s)
+        try:
+            answer = await self._confirm(running=turn_id)
+        except StoreFull as full:
+            return await self._refuse(full)
+        except StoreUnavailable as error:
+            return Refused(StoreUnavailable(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))
+        return None if isinstance(answer, Ok) else Lost(answer)
+
+    async def _commit(self, request: TurnRequest, reply: str, state: bytes | None) -> CameTo:
+        home, lease, transcript = self._home, self._standing.lease, self._transcript
+        turn = Turn(
+            len(transcript) + 1, request.turn_id, request.fingerprint, request.message, reply, request.metadata,
+            lease.epoch, home.now_ms(),
+        )  # fmt: skip
+        previous = transcript.last_turn_id
+        try:
+            answer = await until_known(
+                lambda: home.store.commit(self._key, lease, previous, turn, state),
+                home.settings.session.commit_patience_s,
+            )
+        except StoreFull as full:
+            return await self._refuse(full)
+        except StoreUnavailable as error:
+            return Unknown(StoreUnavailable(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))
+        match answer:
+            case Ok():
+                return self._committed(turn, state)
+            case Replayed(recorded) if recorded.turn_seq == turn.turn_seq:
+                # Our own commit, applied at an earlier try whose answer was lost.
+                return self._committed(recorded, state)
+            case Mismatch() | Replayed() | Ahead():
+                return Contradicted()
+            case _:
+                return Lost(answer)
+
+    def _committed(self, turn: Turn, state: bytes | None) -> Committed:
+        self.takeovers = 0
+        return Committed(turn, state)
+
+    async def _refuse(self, problem: RehydraError) -> CameTo:
+        """Answer with a problem, once the store has confirmed that this host may still speak for the session.
+
+        Without that, a host which was frozen and thaws could call a turn "not done" that its successor has done.
+        """
+        try:
+            answer = await self._confirm()
+        except StoreUnavailable:
+            problem.outcome = Outcome.UNKNOWN
+            return Refused(problem)
+        return Refused(problem) if isinstance(answer, Ok) else Lost(answer)
+
+    async def _confirm(self, running: str = "") -> Ok | Fenced | Regressed | Deleted:
+        return await self._standing.confirm(len(self._transcript), self._transcript.last_turn_id, running)
