@@ -11,7 +11,7 @@ from typing import Final
 
 from actors.errors import StoreUnavailable
 from actors.home import Home
-from actors.model import SessionKey
+from actors.model import HostRef, SessionKey
 from actors.patience import until_known
 from actors.stores.base import Deleted, Granted, Held
 
@@ -33,23 +33,33 @@ async def claim(home: Home, key: SessionKey, wait_until: Callable[[], float]) ->
         # Whoever holds a lease has beaten before it claimed: a host that nobody has heard of seems to be gone, and is
         # robbed of what it claims.
         await _wait_trusted(home, patience_s)
-        lapses = home.placement.lapses
+        lapses, asked = home.placement.lapses, clock()
         async with home.claims:
             answer = await until_known(lambda: home.store.claim(key, token, home.ref, over), patience_s)  # noqa: B023
         if isinstance(answer, Granted):
             return answer, lapses
         if isinstance(answer, Deleted):
             return answer
-        if home.placement.is_dead(answer.holder) and await home.placement.surely_dead(answer.holder):
+        if home.placement.is_dead(answer.holder) and await _surely_dead(home, answer.holder, patience_s):
             over = (answer.holder.incarnation, answer.epoch)
-        elif clock() < wait_until():
-            # It hasn't released yet: it does so as soon as it knows that we have its batch. Its requests must not
-            # overtake the batch, so nothing is passed on to it.
+        elif asked < wait_until():
+            # It hadn't released then: it does so as soon as it knows that we have its batch. Its requests must not
+            # overtake the batch, so nothing is passed on to it. Compared with when we asked: this loop may have stalled
+            # since, and only an answer to a later question tells that the holder keeps the session.
             over = None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, PAUSE_MAX_S)
         else:
             return answer
+
+
+async def _surely_dead(home: Home, holder: HostRef, patience_s: float) -> bool:
+    """StoreUnavailable if no beat brings news of it for that long."""
+    try:
+        async with asyncio.timeout(patience_s):
+            return await home.placement.surely_dead(holder)
+    except TimeoutError:
+        raise StoreUnavailable("This host's beats are not answered.") from None
 
 
 async def _wait_trusted(home: Home, patience_s: float) -> None:

@@ -308,13 +308,13 @@ MUTANTS: Final = (
     _one(
         "a poison turn is run for ever",
         TURN,
-        "        if turn_id == self._suspect and self.takeovers >= limits.takeovers_max:\n",
+        "        if turn_id in self._suspects and self.takeovers >= limits.takeovers_max:\n",
         "        if False:\n",
     ),
     _one(
         "poison is whoever comes first",
         TURN,
-        "        if turn_id == self._suspect and self.takeovers >= limits.takeovers_max:\n",
+        "        if turn_id in self._suspects and self.takeovers >= limits.takeovers_max:\n",
         "        if self.takeovers >= limits.takeovers_max:\n",
     ),
     _one("takeovers in memory are not reset", TURN, "        self.takeovers = 0\n", ""),
@@ -366,13 +366,13 @@ MUTANTS: Final = (
     _one(
         "whoever holds the lease is robbed",
         CLAIMING,
-        "        if home.placement.is_dead(answer.holder) and await home.placement.surely_dead(answer.holder):",
+        "        if home.placement.is_dead(answer.holder) and await _surely_dead(home, answer.holder, patience_s):",
         "        if True:",
     ),
     _one(
         "a dead holder is never taken over",
         CLAIMING,
-        "        if home.placement.is_dead(answer.holder) and await home.placement.surely_dead(answer.holder):",
+        "        if home.placement.is_dead(answer.holder) and await _surely_dead(home, answer.holder, patience_s):",
         "        if False:",
     ),
     _one(
@@ -436,7 +436,7 @@ MUTANTS: Final = (
     _one(
         "a batch doesn't wait for its lease",
         CLAIMING,
-        "        elif clock() < wait_until():",
+        "        elif asked < wait_until():",
         "        elif False:",
     ),
     _one(

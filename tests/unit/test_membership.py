@@ -478,3 +478,63 @@ async def test_waiting_for_trust_ends_with_the_next_accepted_beat() -> None:
     assert not waiting.done()
     cluster.beat("a")
     await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_verdict_of_silence_is_acted_on_only_after_a_beat_that_was_sent_later() -> None:
+    """A verdict is as old as the last beat: meanwhile its host may have come back, beaten, and claimed."""
+    cluster = Cluster("a", "b")
+    cluster.run(5.0, "b", "a")
+    cluster.run(TTL_S + INTERVAL_S, "a")
+    view, ref = cluster.views["a"], HostRef("b", "", "b:80")
+    assert view.is_dead(ref)
+    cluster.now += 0.1
+    robbing = asyncio.create_task(view.surely_dead(ref))
+    await asyncio.sleep(0)
+    assert not robbing.done()
+    cluster.beat("b")
+    cluster.beat("a")
+    assert await asyncio.wait_for(robbing, 1) is False
+
+
+async def test_a_host_that_stays_silent_is_surely_dead_by_the_next_beat() -> None:
+    cluster = Cluster("a", "b")
+    cluster.run(5.0, "b", "a")
+    cluster.run(TTL_S + INTERVAL_S, "a")
+    cluster.now += 0.1
+    robbing = asyncio.create_task(cluster.views["a"].surely_dead(HostRef("b", "", "b:80")))
+    await asyncio.sleep(0)
+    cluster.now += 0.1
+    cluster.beat("a")
+    assert await asyncio.wait_for(robbing, 1) is True
+
+
+async def test_a_refused_address_is_surely_dead_at_once() -> None:
+    cluster = Cluster("a", "b")
+    cluster.run(1.0, "b", "a")
+    cluster.refuse("b", by="a")
+    assert await asyncio.wait_for(cluster.views["a"].surely_dead(HostRef("b", "", "b:80")), 1) is True
+
+
+async def test_whoever_waits_for_a_death_has_a_beat_at_the_moment_it_can_be_found() -> None:
+    """The regular beat would come up to an interval later, and just before the silence was long enough."""
+    cluster = Cluster("a", "b")
+    cluster.run(1.0, "b", "a")
+    view = cluster.views["a"]
+    hurried: list[float] = []
+    again = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hurry() -> None:
+        hurried.append(loop.time())
+        if len(hurried) == 2:
+            again.set()
+
+    view.hurry = hurry
+    cluster.now = view.observer.dead_from("b") - 0.02
+    waiting = asyncio.create_task(view.wait_dead(HostRef("b", "", "b:80")))
+    await asyncio.sleep(0)
+    asked = loop.time()
+    assert len(hurried) == 1
+    await asyncio.wait_for(again.wait(), 1)
+    assert hurried[1] - asked >= 0.02
+    waiting.cancel()
