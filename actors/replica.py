@@ -206,6 +206,18 @@ class SessionHost:
         """Serve's own proxy gets the same application as the host's listener."""
         return self._life.app
 
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Called by Serve once, after the start: what ``router.serve_adapter`` makes its ring of."""
+        life = self._life
+        ref = life.host.ref
+        return {
+            "incarnation": ref.incarnation,
+            "slot": ref.slot,
+            "address": ref.address,
+            "weight": life.settings.ring.host_weight,
+            "ring_version": life.view.table.ring_version,
+        }
+
     async def check_health(self) -> None:
         """Called by Serve; raising has the replica replaced."""
         if ailing := self._life.ailing():

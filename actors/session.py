@@ -263,14 +263,13 @@ class Activation:
         holder = fenced.holder
         if holder is None or holder.incarnation == self._home.ref.incarnation:
             # Expired, released, or taken by a delayed claim of this very host: claim again.
+            await _read_disconnects()
             self._start_over(Reason.FENCED, [ticket])
             return
         self._move(Event.FENCE)
         self.reason = Reason.FENCED
         self._home.forget(self, Reason.FENCED)
-        # A host that thaws has news of disconnects in its sockets; let the loop read them before deciding who waits.
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await _read_disconnects()
         waiting = [entry for entry in [ticket, *self.mailbox.take_all()] if entry.attached]
         # As one batch, so that they keep their order at the holder; if that fails they are passed on one by one.
         await give(self._home, self.key, holder, waiting)
@@ -279,10 +278,14 @@ class Activation:
         self._move(Event.END)
 
     def _start_over(self, reason: Reason, running: list[Ticket]) -> None:
-        """Drop what is in memory and let a new activation claim, load, and take everybody over who waits."""
+        """Drop what is in memory and let a new activation claim, load, and take everybody over who waits.
+
+        A turn that nobody here waits for isn't run again: its client may have been told by another host that it is not
+        done, while this one was frozen or could not reach the store (I10).
+        """
         self._move(Event.DROP)
         self.reason = reason
-        waiting = [*running, *self.mailbox.take_all()]
+        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.attached]
         self._home.forget(self, reason)
         if waiting:
             self._home.again(self.key, waiting)
@@ -365,3 +368,9 @@ class Activation:
 
     def _move(self, event: Event) -> None:
         self.phase = after(self.phase, event)
+
+
+async def _read_disconnects() -> None:
+    """A host that thaws has news of disconnects in its sockets: let the loop read them before deciding who waits."""
+    for _ in range(3):
+        await asyncio.sleep(0)

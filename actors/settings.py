@@ -8,10 +8,18 @@ that no module has to doubt its numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from ipaddress import ip_address
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EDGE_SPARE_BYTES: Final = 16_384
+"""HAProxy's buffer also takes what it adds to a request, and how it keeps one in memory."""
+
+
+PUBLIC_SECRET: Final = "cmVoeWRyYS1kZXZlbG9wbWVudC1rZXk="
+"""What ``edge.secret`` is until somebody sets one. Anybody can read it here, so it guards nothing."""
 
 
 class Group(BaseModel):
@@ -45,6 +53,7 @@ class SessionSettings(Group):
     handoff_wait_s: float = Field(30.0, gt=0, description="How long a handed-over batch waits for the lease, seconds.")
     restarts_max: int = Field(3, gt=0, description="How often a turn is run anew because its commit stayed unknown.")
     takeovers_max: int = Field(3, gt=0, description="Takeovers without a commit before a turn counts as poison.")
+    suspect_pause_s: float = Field(5.0, ge=0, description="Pause before the third host runs a turn that stopped two.")
     hops_max: int = Field(4, gt=0, description="How often one request may be passed on between hosts.")
     releases_max: int = Field(64, gt=0, description="Leases released at one time when many sessions leave.")
     activations_max: int = Field(64, gt=0, description="Claims of one host at one time; the others wait their turn.")
@@ -72,14 +81,18 @@ class RingSettings(Group):
 
 
 class HttpSettings(Group):
-    bind: str = Field("", description="Address that hosts listen on; empty = the node's own address.")
+    bind: str = Field(
+        "127.0.0.1",
+        description="Address that hosts listen on; empty = the node's own, which hosts on several nodes need.",
+    )
     port_min: int = Field(0, ge=0, le=65535, description="First port for hosts' listeners; 0 = any free one.")
     port_max: int = Field(0, ge=0, le=65535, description="Last port for hosts' listeners.")
     connections_max: int = Field(4096, gt=0, description="Open connections per host.")
     ping_s: float = Field(15.0, gt=0, description="Time between two comment pings on a silent stream, seconds.")
     body_s: float = Field(30.0, gt=0, description="Longest time a client may take to send a body, seconds.")
     turns_page_max: int = Field(500, gt=0, description="Most turns in one page of GET /sessions/{id}/turns.")
-    head_bytes_max: int = Field(65_536, gt=0, description="Longest request head (line and headers), bytes.")
+    head_bytes_max: int = Field(65_536, ge=1024, description="Longest path and headers, bytes; over it 414 or 431.")
+    headers_max: int = Field(100, ge=16, le=16_384, description="Most header lines of a request; beyond it 431.")
     keep_alive_s: float = Field(75.0, gt=0, description="An idle connection is closed after this long, seconds.")
     connect_s: float = Field(1.0, gt=0, description="Longest wait for a connection to another host, seconds.")
     hand_off_s: float = Field(5.0, gt=0, description="Longest wait until another host has a handed-over batch.")
@@ -91,8 +104,10 @@ class EdgeSettings(Group):
     port: int = Field(8000, gt=0, le=65535, description="Port that clients talk to.")
     run_dir: str = Field("", description="Folder for HAProxy's config, pid and socket; empty = one per port.")
     secret: SecretStr = Field(
-        SecretStr("cmVoeWRyYS1kZXZlbG9wbWVudC1rZXk="),
-        description="Base64 key from which ids of new sessions are derived; the same on all hosts. Set your own.",
+        SecretStr(PUBLIC_SECRET),
+        description="Base64 key by which hosts and edge trust each other's headers, and from which ids of new sessions"
+        " are derived; the same everywhere. The default is public: refused unless `http.bind` and `edge.bind` are"
+        " loopback. Make one with `openssl rand -base64 32`.",
     )
     connections_max: int = Field(512, gt=0, description="Connections that the edge accepts at one time.")
     buffer_bytes: int = Field(524_288, ge=65_536, description="HAProxy's buffer: what fits is repeated on failure.")
@@ -141,12 +156,29 @@ class Settings(BaseSettings):
             )
         if session.message_bytes_max > session.body_bytes_max:
             raise ValueError("session.message_bytes_max must not exceed session.body_bytes_max.")
-        if self.edge.kind == "haproxy" and session.body_bytes_max + 65_536 > self.edge.buffer_bytes:
+        whole_bytes = session.body_bytes_max + self.http.head_bytes_max + EDGE_SPARE_BYTES
+        if self.edge.kind == "haproxy" and whole_bytes > self.edge.buffer_bytes:
             raise ValueError(
-                "edge.buffer_bytes must exceed session.body_bytes_max by 64 KiB: only what fits is repeated."
+                "edge.buffer_bytes must exceed session.body_bytes_max and http.head_bytes_max together by 16 KiB:"
+                " only what fits is repeated."
             )
         if session.request_wait_s < self.agent.deadline_s:
             raise ValueError("session.request_wait_s must be at least agent.deadline_s.")
         if (self.http.port_min == 0) != (self.http.port_max == 0) or self.http.port_min > self.http.port_max:
             raise ValueError("http.port_min and http.port_max must both be 0, or a range.")
+        public = self.edge.secret.get_secret_value() == PUBLIC_SECRET
+        if public and not (is_loopback(self.http.bind) and is_loopback(self.edge.bind)):
+            raise ValueError(
+                "edge.secret is the public default, which is good for this machine alone:"
+                " set one of your own, the same for all hosts (openssl rand -base64 32),"
+                " or let http.bind and edge.bind be 127.0.0.1."
+            )
         return self
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches it. "" is not: it stands for an address that isn't known yet."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 
+from actors.errors import Misconfigured
 from actors.replica import SessionHost, end_s
-from actors.settings import Settings
+from actors.settings import PUBLIC_SECRET, Settings, is_loopback
 from actors.stores import open_membership
 from deploy.config import load
 from router.edge.deployment import EdgeReplica
@@ -38,16 +41,43 @@ CPUS = 0.01
 def build(args: Mapping[str, Any]) -> serve.Application:
     """The application. ``args``: ``hosts``, and the settings by group (``{"store": {"url": ...}}``).
 
-    Misconfigured, one sentence, if they don't fit together.
+    Misconfigured, one sentence, if they don't fit together, or not this cluster: Serve shows it in ``serve status``.
     """
     groups = dict(args)
     hosts = int(groups.pop("hosts", HOSTS))
     settings = load(groups)
+    require_safe_on(_nodes(), settings)
     edge = _deployment(EdgeReplica, settings, name="Edge", num_replicas=1)
     ingress = _deployment(serve.ingress()(SessionHost), settings, name="SessionHost", num_replicas=hosts)
     if settings.edge.kind == "serve":
-        return ingress.bind(settings, HostView)
+        # Serve's own proxy is the way in: it asks the same ring.
+        routing = RequestRouterConfig(
+            request_router_class="router.serve_adapter.RingRouter",
+            request_router_kwargs={"vnodes": settings.ring.vnodes},
+        )
+        return ingress.options(request_router_config=routing).bind(settings, HostView)
     return ingress.bind(settings, HostView, edge.bind(settings, open_membership))
+
+
+def require_safe_on(nodes: int, settings: Settings) -> None:
+    """Misconfigured if a cluster of that many nodes can't, or mustn't, run with these settings."""
+    if nodes <= 1:
+        return
+    if settings.edge.secret.get_secret_value() == PUBLIC_SECRET:
+        raise Misconfigured(
+            f"edge.secret is the public default, and Ray runs on {nodes} nodes: set one of your own, the same for all"
+            " (openssl rand -base64 32), under args in deploy/serve.yaml or as REHYDRA_EDGE__SECRET."
+        )
+    if is_loopback(settings.http.bind):
+        raise Misconfigured(
+            f"http.bind is {settings.http.bind}, and Ray runs on {nodes} nodes: hosts couldn't reach each other;"
+            ' set it to "", which is each node\'s own address.'
+        )
+
+
+def _nodes() -> int:
+    """Nodes of the cluster on which this runs; 0 if it runs on none (``serve build``, tests)."""
+    return sum(1 for node in ray.nodes() if node["Alive"]) if ray.is_initialized() else 0
 
 
 def _deployment(target: Any, settings: Settings, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The supervisor's side of ``deploy.cluster``: start it, hear what it reports, let it leave.
+"""The supervisor's side of ``deploy.cluster``: start it under a keeper, hear what it reports, let it leave.
 
 Its reports come through a pipe of their own, because Ray and the application write to the usual streams as they like.
 """
@@ -11,13 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from signal import SIGKILL
 from typing import Any
 
 from pydantic_core import from_json
 
 from deploy.folder import ROOT
-from deploy.processes import leashed
+from deploy.keeper import AT_ONCE, END_MAX_S, kept
+from deploy.processes import Process, find
 
 
 class ClusterChild:
@@ -35,7 +35,7 @@ class ClusterChild:
         command = [sys.executable, "-m", "deploy.cluster", *arguments, "--report-to", str(writing)]
         with open(self.log, "wb") as log:
             self._child = subprocess.Popen(
-                leashed(command, SIGKILL),
+                kept(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -49,6 +49,11 @@ class ClusterChild:
         os.set_blocking(reading, False)
         asyncio.get_running_loop().add_reader(reading, self._read, reading, bytearray())
 
+    @property
+    def session(self) -> Process | None:
+        """Who leads the session in which Ray's own processes are; None before the start, and after the end."""
+        return find(self._child.pid) if self._child is not None else None
+
     def ended(self) -> int | None:
         """Its exit code if it was started, has ended, and has nothing more to say."""
         if self._child is None or not self.reports.empty():
@@ -56,18 +61,21 @@ class ClusterChild:
         return self._child.poll()
 
     async def leave(self, wait_s: float, impatient: asyncio.Event) -> None:
-        """Have Serve end the hosts in good order. A limit ends the waiting, and so does an impatient person."""
+        """Have Serve end the hosts in good order, then all that is left. A limit ends the waiting, and so does an
+        impatient person; returns when nothing below the keeper lives."""
         child = self._child
         if child is None or child.poll() is not None:
             return
-        child.terminate()
-        gone = asyncio.create_task(asyncio.to_thread(_gone_within, child, wait_s))
-        hurry = asyncio.create_task(impatient.wait())
-        await asyncio.wait((gone, hurry), return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
+        gone = asyncio.create_task(asyncio.to_thread(_gone_within, child, wait_s + END_MAX_S))
+        if wait_s:
+            child.terminate()
+            hurry = asyncio.create_task(impatient.wait())
+            await asyncio.wait((gone, hurry), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
         if child.poll() is None:
+            child.send_signal(AT_ONCE)
+        if not await gone:
             child.kill()
-        await gone
         child.wait()
 
     def _read(self, reading: int, rest: bytearray) -> None:

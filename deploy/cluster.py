@@ -1,6 +1,6 @@
 """``python -m deploy.cluster``: a Ray cluster of this process's own, with the application on it, until SIGTERM.
 
-A child of ``deploy.stack``, to whom it reports on a pipe, one JSON object a line: ``{"step": ...}``,
+A child of ``deploy.keeper``, to whom it reports on a pipe, one JSON object a line: ``{"step": ...}``,
 ``{"failed": ...}``, ``{"ready": ...}``. Ray ties all that it starts to the life of this process, so a SIGKILL of it
 ends the cluster within seconds. The cluster has random ports, a folder and an access token of its own: it can't be
 taken for another one, and doesn't take another one for itself.
@@ -117,7 +117,7 @@ def main() -> int:
             return 2
         except Exception as error:
             logging.getLogger("rehydra").exception("the cluster ended")
-            report.say(failed=f"{type(error).__name__}: {error}")
+            report.say(failed=f"{type(error).__name__}: {error}", unforeseen=True)
             return 1
     return 0
 

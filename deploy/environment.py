@@ -41,7 +41,6 @@ def environment(options: Options, folder: Folder) -> dict[str, str]:
     env["REHYDRA_EDGE__PORT"] = str(options.port)
     env["REHYDRA_EDGE__RUN_DIR"] = str(folder.short / "edge")
     env.setdefault("REHYDRA_EDGE__SECRET", folder.secret("secret"))
-    env.setdefault("REHYDRA_HTTP__BIND", "127.0.0.1")
     if options.agent:
         env["REHYDRA_AGENT__PATH"] = options.agent
     if redis_url := env.get("REDIS_URL"):

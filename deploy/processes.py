@@ -35,6 +35,7 @@ class Process:
 class _Seen:
     process: Process
     parent: int
+    session: int
     state: str
 
 
@@ -51,12 +52,43 @@ def marked(value: str, name: str = MARK) -> set[Process]:
 
     Descendants count by themselves because some programs overwrite the memory that holds their environment.
     """
-    table = {seen.process.pid: seen for seen in map(_look, _pids()) if seen is not None and seen.state not in "ZX"}
+    table = _living()
     wanted = f"{name}={value}".encode()
-    found = {pid for pid in table if wanted in _environment(pid)}
-    while more := {pid for pid, seen in table.items() if seen.parent in found and pid not in found}:
-        found |= more
+    found = _with_descendants({pid for pid in table if wanted in _environment(pid)}, table)
     return {table[pid].process for pid in found - _ancestors(os.getpid(), table)}
+
+
+def marks(name: str = MARK) -> set[str]:
+    """The values of all marks that living processes carry, as far as this user may look."""
+    start = f"{name}=".encode()
+    found = {line for pid in _pids() for line in _environment(pid) if line.startswith(start)}
+    return {os.fsdecode(line.removeprefix(start)) for line in found}
+
+
+def below(pid: int) -> set[Process]:
+    """All living processes that descend from that one, without itself."""
+    table = _living()
+    return {table[found].process for found in _with_descendants({pid}, table) - {pid} if found in table}
+
+
+def in_session(leader: Process, cwd: Path) -> set[Process]:
+    """All living processes of the session that ``leader`` led, dead or alive, and that still stand in ``cwd``.
+
+    The kernel gives no pid away that a session still bears, so the number is good while any of its members lives; who
+    is older than the leader, or belongs to another leader of that number, or stands elsewhere, is a stranger.
+    """
+    table = _living()
+    if (now := table.get(leader.pid)) is not None and now.process != leader:
+        return set()
+    mine = _ancestors(os.getpid(), table)
+    return {
+        seen.process
+        for pid, seen in table.items()
+        if seen.session == leader.pid
+        and seen.process.started >= leader.started
+        and pid not in mine
+        and _cwd(pid) == str(cwd)
+    }
 
 
 def end(processes: Iterable[Process], patience_s: float) -> int:
@@ -84,6 +116,14 @@ def wait_gone(processes: Iterable[Process], wait_s: float) -> set[Process]:
             os.close(handle)
 
 
+def boot() -> str:
+    """Tells this boot of the machine from all others; pids and start times mean something within one only."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def command(pid: int) -> str:
     """What ``ps`` would show."""
     try:
@@ -108,7 +148,24 @@ def _look(pid: int) -> _Seen | None:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return _Seen(Process(pid, int(fields[19])), int(fields[1]), fields[0].decode())
+    return _Seen(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0].decode())
+
+
+def _living() -> dict[int, _Seen]:
+    return {seen.process.pid: seen for seen in map(_look, _pids()) if seen is not None and seen.state not in "ZX"}
+
+
+def _with_descendants(found: set[int], table: dict[int, _Seen]) -> set[int]:
+    while more := {pid for pid, seen in table.items() if seen.parent in found and pid not in found}:
+        found |= more
+    return found
+
+
+def _cwd(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
 
 
 def _environment(pid: int) -> list[bytes]:

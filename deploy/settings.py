@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from actors.errors import Misconfigured
 from actors.settings import Settings
+from deploy.config import load
 
 _PASSWORD = re.compile(r"://([^:/@]*):[^@/]*@")
 """User and password in a URL."""
@@ -62,9 +63,9 @@ def _shown(value: Any) -> str:
 def main(arguments: list[str]) -> int:
     """Print to standard output. Exit code 2 and one line if the environment's settings don't fit together."""
     try:
-        settings = Settings.load()
-    except ValueError as error:
-        print(Misconfigured(f"The settings don't fit: {error}").detail, file=sys.stderr)
+        settings = load()
+    except Misconfigured as error:
+        print(f"deploy.settings: {error.detail}", file=sys.stderr)
         return 2
     print(markdown(settings) if "--markdown" in arguments else listing(settings), end="")
     return 0

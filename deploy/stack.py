@@ -1,31 +1,31 @@
-"""``python -m deploy.stack``, which is ``deploy/up``: everything on this machine, from nothing to a first turn.
+"""A stack's life: everything on this machine, from nothing to a first turn, and back to nothing.
 
-One process, the supervisor, with two children: Valkey (unless REDIS_URL names a Redis) and ``deploy.cluster``, below
-which Ray has all the rest. A Valkey that dies is started again; a cluster that dies ends the stack. What the supervisor
-deliberately does not do: restart hosts (Ray Serve does), or keep the edge true (the Edge deployment does).
+One process, the supervisor, with two children: Valkey (unless REDIS_URL names a Redis) and the keeper of
+``deploy.cluster``, below which Ray has all the rest. A Valkey that dies is started again; a cluster that dies ends the
+stack. What the supervisor deliberately does not do: restart hosts (Ray Serve does), or keep the edge true (the Edge
+deployment does).
 
-The way down is the same for Ctrl-C, SIGTERM (``deploy/down``) and a failed start: hosts leave, Redis writes what is
-unwritten, and then every process that still carries the stack's mark is ended. If the supervisor is killed, the kernel
-ends the children, and ``deploy/down``, or the next ``deploy/up``, whatever is left.
+The way down is the same for Ctrl-C, SIGTERM (``deploy/down``) and a failed start: hosts leave (unless the start wasn't
+over), Redis writes what is unwritten, and then everything that still lives of the stack is ended. If the supervisor is
+killed, the kernel tells Valkey and the keeper, which end by themselves, with all that is below them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import TextIO, TypeVar
 
 from deploy import processes
 from deploy.child import ClusterChild
-from deploy.detach import follow
 from deploy.environment import environment, shown_url
-from deploy.folder import Folder, NotPossible
-from deploy.options import Options, parse
+from deploy.folder import SERVE_LOGS, Folder, NotPossible
+from deploy.options import Options
 from deploy.probe import first_turn, ring_size
+from deploy.remains import remains
 from deploy.valkey import Valkey, free_port
 
 START_MAX_S = 180.0
@@ -38,6 +38,9 @@ LOOK_S = 0.1
 """Time between two looks at the children."""
 REDIS_RESTARTS_MAX = 20
 """Per start of the stack; a Redis that dies more often has a reason that another start doesn't cure."""
+
+
+Answer = TypeVar("Answer")
 
 
 class Stopped(Exception):
@@ -56,13 +59,17 @@ class Stack:
         self._stop = asyncio.Event()
         self._impatient = asyncio.Event()
         self._restarts = 0
+        # Of a predecessor that was killed, until it is cleared away: what is left of it is found by its session.
+        self._state = {key: value for key, value in folder.state().items() if key in ("session", "boot")}
+        self._tell("starting")
 
     def say(self, text: str) -> None:
         """A line for whoever waits, with the seconds since the start."""
-        print(f"{time.monotonic() - self._began:6.1f} s  {text}", flush=True)
+        tell(f"{time.monotonic() - self._began:6.1f} s  {text}")
 
     def ask_to_stop(self) -> None:
         """Ctrl-C or SIGTERM. The second one no longer waits for hosts to leave."""
+        self.say("stopping at once" if self._stop.is_set() else "stopping")
         if self._stop.is_set():
             self._impatient.set()
         self._stop.set()
@@ -72,7 +79,6 @@ class Stack:
     async def up(self) -> None:
         """Start all of it. NotPossible if it can't be, Stopped when asked to stop."""
         await self._clear_away()
-        self._tell("starting")
         env = environment(self._options, self._folder)
         await self._start_redis(env)
         options = self._options
@@ -84,17 +90,17 @@ class Stack:
             ],
             env,
         )
+        self._tell("starting")
         await self._until("Ray and the hosts", self._cluster_ready)
         self.say("the hosts run; waiting for the edge and a first turn")
         await self._until("the edge and a first turn", self._turn_works)
 
     async def _clear_away(self) -> None:
         """End what a stack left behind that was killed: it can't be another one's, the lock is ours."""
-        if left := processes.marked(self._folder.mark):
+        if left := remains(self._folder):
             ended = await asyncio.to_thread(processes.end, left, END_S)
             self.say(f"ended {ended} processes of a stack that was killed")
         self._folder.make_short()
-        _require_free(self._options)
 
     async def _start_redis(self, env: dict[str, str]) -> None:
         if env.get("REDIS_URL"):
@@ -113,7 +119,7 @@ class Stack:
         url = f"http://{options.bind}:{options.port}"
         redis_url = shown_url(self._valkey.url if self._valkey else os.environ["REDIS_URL"])
         self.say(f"Rehydra is up: {url}")
-        print(
+        tell(
             f"""
 Say something; kill a host; say something else:
 
@@ -121,22 +127,24 @@ Say something; kill a host; say something else:
     -d '{{"session_id": "ann", "message": "My name is Ann."}}'
 
 API {url}/docs   hosts {url}/ring   Redis {redis_url}   logs {self._folder.path}
-Stop: {"" if options.detach else "Ctrl-C or "}{_down_command(options)}""",
-            flush=True,
+Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
         )
         self._tell("ready", url=url, redis_url=redis_url)
 
     def _tell(self, phase: str, **more: object) -> None:
-        me = processes.find(os.getpid())
-        started = me.started if me else 0
-        self._folder.tell(phase=phase, pid=os.getpid(), started=started, port=self._options.port, **more)
+        me, session = processes.find(os.getpid()), self._cluster.session
+        self._state |= {"phase": phase, "pid": os.getpid(), "started": me.started if me else 0, **more}
+        self._state["port"] = self._options.port
+        if session is not None:
+            self._state |= {"boot": processes.boot(), "session": {"pid": session.pid, "started": session.started}}
+        self._folder.tell(**self._state)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
-    async def _until(self, what: str, done: Callable[[], Awaitable[bool]]) -> None:
+    async def _until(self, what: str, done: Callable[[], Coroutine[object, object, bool]]) -> None:
         """Ask ``done`` again and again; give up when told to stop, when a child dies, or after ``START_MAX_S``."""
         line_due = time.monotonic() + WAIT_LINE_S
-        while not await done():
+        while not await self._unless_stopped(done()):
             if await self._stopped_within(LOOK_S):
                 raise Stopped
             self._require_children()
@@ -146,6 +154,18 @@ Stop: {"" if options.detach else "Ctrl-C or "}{_down_command(options)}""",
             if now > line_due:
                 line_due = now + WAIT_LINE_S
                 self.say(f"still waiting for {what}")
+
+    async def _unless_stopped(self, question: Coroutine[object, object, Answer]) -> Answer:
+        """The answer; Stopped as soon as somebody asks for the end, however long the answer may still take."""
+        asked = asyncio.create_task(question)
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((asked, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not asked.done():
+            # What it runs in a thread ends by itself when the processes that it asks are gone.
+            asked.cancel()
+            raise Stopped
+        return asked.result()
 
     async def _stopped_within(self, wait_s: float) -> bool:
         try:
@@ -165,7 +185,8 @@ Stop: {"" if options.detach else "Ctrl-C or "}{_down_command(options)}""",
         while not self._cluster.reports.empty():
             report = self._cluster.reports.get_nowait()
             if "failed" in report:
-                raise NotPossible(report["failed"])
+                logs = f"{self._cluster.log} and {self._folder.path / SERVE_LOGS}"
+                raise NotPossible(report["failed"] + (f" See {logs}." if "unforeseen" in report else ""))
             if "ready" in report:
                 return True
             self.say(report["step"])
@@ -191,79 +212,31 @@ Stop: {"" if options.detach else "Ctrl-C or "}{_down_command(options)}""",
                 self._valkey.start()
             self._require_children()
 
-    async def down(self) -> None:
-        """End all of it; returns when nothing is left."""
-        everything = processes.marked(self._folder.mark)
-        await self._cluster.leave(LEAVE_S, self._impatient)
+    async def down(self, in_order: bool = True) -> None:
+        """End all of it; returns when nothing is left. Without ``in_order`` no host is waited for (I9)."""
+        self._tell("stopping")
+        everything = remains(self._folder)
+        await self._cluster.leave(LEAVE_S if in_order else 0.0, self._impatient)
         if self._valkey is not None:
             # The others first: whoever is left must not find its Redis gone.
             others = {found for found in everything if found.pid != self._valkey.pid}
             await asyncio.to_thread(processes.end, others, END_S)
             await asyncio.to_thread(self._valkey.stop, END_S)
-        await asyncio.to_thread(processes.end, everything | processes.marked(self._folder.mark), END_S)
+        await asyncio.to_thread(processes.end, everything | remains(self._folder), END_S)
         self._folder.forget()
 
 
-def _down_command(options: Options) -> str:
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """A line for a person, who may have gone: a closed terminal or pipe is no reason to end a stack."""
+    try:
+        print(text, file=stream or sys.stdout, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, (stream or sys.stdout).fileno())
+        os.close(nowhere)
+
+
+def down_command(options: Options) -> str:
     """What a person types to end this very stack."""
     port = "" if options.port == 8000 else f" --port {options.port}"
     return f"deploy/down{port}" + (f" --data-dir {options.data_dir}" if options.data_dir else "")
-
-
-def _require_free(options: Options) -> None:
-    """NotPossible if somebody listens where the edge should."""
-    with socket.socket(socket.AF_INET6 if ":" in options.bind else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.bind, options.port))
-        except OSError as error:
-            raise NotPossible(
-                f"Port {options.port} of {options.bind} can't be had ({error.strerror}); choose another with --port."
-            ) from error
-
-
-async def live(options: Options, folder: Folder) -> int:
-    """The whole life of one stack; returns the exit code."""
-    stack = Stack(options, folder)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stack.ask_to_stop)
-    try:
-        await stack.up()
-        stack.tell_ready()
-        await stack.watch()
-        stack.say("stopping")
-    except NotPossible as problem:
-        print(f"deploy/up: {problem}", file=sys.stderr, flush=True)
-        return 2
-    except Stopped:
-        code = 1
-    else:
-        code = 0
-    finally:
-        await stack.down()
-    stack.say("stopped")
-    return code
-
-
-def main() -> int:
-    options = parse(sys.argv[1:])
-    folder = Folder(options.port, options.data_dir)
-    try:
-        folder.open()
-        if not folder.lock():
-            state = folder.state()
-            raise NotPossible(
-                f"Already running on port {options.port} (pid {state.get('pid')}, {state.get('phase')}):"
-                f" talk to {state.get('url', 'it soon')}, or end it with {_down_command(options)}."
-            )
-    except NotPossible as problem:
-        print(f"deploy/up: {problem}", file=sys.stderr)
-        return 2
-    if options.detach and os.environ.get(processes.MARK) != folder.mark:
-        folder.unlock()
-        return follow(folder, sys.argv[1:])
-    return asyncio.run(live(options, folder))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -68,14 +68,15 @@ class Valkey:
         return self._process is not None and self._process.poll() is not None
 
     def answers(self) -> bool:
-        """Whether it takes commands now. Blocks for a second at most."""
+        """Whether it takes commands now: it, and nobody else on its port. Blocks for a second or two at most."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), _ANSWER_S) as connection:
                 connection.settimeout(_ANSWER_S)
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")
+                connection.sendall(b"PING\r\nINFO server\r\nQUIT\r\n")
+                said = b"".join(iter(lambda: connection.recv(65_536), b""))
         except OSError:
             return False
+        return said.startswith(b"+PONG") and f"\r\nprocess_id:{self.pid}\r\n".encode() in said
 
     def last_words(self) -> str:
         """The last line of its log."""

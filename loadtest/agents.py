@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,3 +19,10 @@ async def blocking(conversation: Any) -> AsyncIterator[str]:
     await asyncio.sleep(float(metadata.get("over_s", 0)))
     time.sleep(float(metadata.get("block_s", 0)))  # noqa: ASYNC251 - that is the experiment
     yield f"after {conversation.message}"
+
+
+async def deadly(conversation: Any) -> str:
+    """Ends its process at the message ``die``, as a bug in a native library would; says any other message back."""
+    if conversation.message == "die":
+        os._exit(1)
+    return str(conversation.message)

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from actors.settings import Settings
 from deploy import processes
 from deploy.app import build
 from deploy.folder import Folder
+from deploy.remains import remains
 from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,8 +102,22 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackUnderTest]:
         assert under_test.left() == []
 
 
+def test_of_two_starts_at_one_time_one_goes_on_and_the_other_says_so(stack: StackUnderTest) -> None:
+    command = ["deploy/up", "--detach", "--replicas", "2", *stack.where]
+    starts = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [start.communicate(timeout=START_S) for start in starts]
+    assert sorted(start.returncode for start in starts) == [0, 2], said
+    (shown,), (refused,) = filter(None, (out for out, _ in said)), filter(None, (error for _, error in said))
+    assert f"http://127.0.0.1:{stack.port}/chat" in shown
+    assert refused.startswith(f"deploy/up: Port {stack.port} is being started by pid ")
+    assert refused.count("\n") == 1
+    assert stack.say("zoe", "Hello.")["session_id"] == "zoe"
+
+
 def test_a_talk_outlives_the_host_that_it_was_on(stack: StackUnderTest) -> None:
-    assert f"http://127.0.0.1:{stack.port}/chat" in stack.up()
+    stack.up()
     assert stack.say("ann", "My name is Ann.")["turn_seq"] == 1
     holder = stack.say("ann", "What is my name?")["slot"]
     killed = stack.hosts()[holder]
@@ -120,10 +136,20 @@ def test_a_second_start_is_refused_in_one_line(stack: StackUnderTest) -> None:
     again = run("deploy/up", *stack.where)
     elsewhere = run("deploy/up", "--port", str(stack.port), "--data-dir", str(stack.folder.path / "other"))
     assert (again.returncode, elsewhere.returncode) == (2, 2)
-    assert again.stderr.startswith(f"deploy/up: Already running on port {stack.port}")
-    assert elsewhere.stderr.startswith(f"deploy/up: Port {stack.port}")
+    for refused in (again, elsewhere):
+        assert refused.stderr.startswith(f"deploy/up: Already running on port {stack.port} (pid ")
+    assert not (stack.folder.path / "other").exists()
     assert (again.stderr + elsewhere.stderr).count("\n") == 2
     assert stack.say("bob", "Hello.")["turn_seq"] == 1
+
+
+def test_down_on_a_wrong_port_names_the_stacks_that_run(stack: StackUnderTest) -> None:
+    stack.up()
+    wrong = run("deploy/down", "--port", str(free_port()))
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
+    assert f"deploy/down --port {stack.port} --data-dir {stack.folder.path}" in wrong.stderr
+    assert stack.say("yan", "Hello.")["session_id"] == "yan"
 
 
 def test_a_redis_that_dies_is_started_again_and_has_every_turn(stack: StackUnderTest) -> None:
@@ -136,10 +162,14 @@ def test_a_redis_that_dies_is_started_again_and_has_every_turn(stack: StackUnder
     assert stack.say("cleo", "And this.")["turn_seq"] == said + 1
 
 
-def test_what_a_killed_stack_leaves_behind_is_ended_by_down_and_the_talks_stay(stack: StackUnderTest) -> None:
+def test_a_stack_that_was_killed_takes_everything_along_but_the_talks(stack: StackUnderTest) -> None:
     stack.up()
     said = stack.say("dora", "My name is Dora.")["turn_seq"]
+    everything = remains(stack.folder)
+    assert {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= {processes.command(found.pid) for found in everything}
     os.kill(stack.folder.state()["pid"], signal.SIGKILL)
+    # Nobody need be called for that: the kernel tells Redis and the keeper of the cluster.
+    assert processes.wait_gone(everything, 10.0) == set()
     assert stack.down().returncode == 0
     assert stack.left() == []
     assert not stack.folder.short.exists()
@@ -147,6 +177,16 @@ def test_what_a_killed_stack_leaves_behind_is_ended_by_down_and_the_talks_stay(s
     answer = stack.say("dora", "What is my name?")
     assert (answer["turn_seq"], "Dora" in answer["reply"]) == (said + 1, True)
     assert seconds < 60, "13 s on two quiet cores; this machine is slower than any excuse"
+
+
+def test_what_even_a_killed_keeper_leaves_behind_is_ended_by_down(stack: StackUnderTest) -> None:
+    stack.up()
+    everything = remains(stack.folder)
+    state = stack.folder.state()
+    for pid in (state["session"]["pid"], state["pid"]):
+        os.kill(pid, signal.SIGKILL)
+    assert stack.down().returncode == 0
+    assert processes.wait_gone(everything, 0.0) == set()
 
 
 def test_down_ends_all_of_it_and_says_when_there_is_nothing(stack: StackUnderTest) -> None:
@@ -176,12 +216,57 @@ def test_down_ends_all_of_it_and_says_when_there_is_nothing(stack: StackUnderTes
 def test_what_can_not_run_says_why_in_one_line_and_leaves_nothing(
     tmp_path: Path, option: tuple[str, ...], variable: dict[str, str], word: str
 ) -> None:
-    port = free_port()
-    failed = run("deploy/up", "--port", str(port), "--data-dir", str(tmp_path), *option, **variable)
+    port, folder = free_port(), tmp_path / "made" / "by it"
+    failed = run("deploy/up", "--port", str(port), "--data-dir", str(folder), *option, **variable)
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1
     assert word in failed.stderr
     assert "secret" not in failed.stderr + failed.stdout
+    assert processes.marked(str(folder)) == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("detach", [(), ("--detach",)], ids=["here", "detached"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_is_stopped_says_so_at_once_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, detach: tuple[str, ...]
+) -> None:
+    folder = Folder(free_port(), str(tmp_path / "new"))
+    start = subprocess.Popen(
+        ["deploy/up", "--port", str(folder.port), "--data-dir", str(folder.path), *detach],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert start.stdout is not None
+    while "starting Ray" not in start.stdout.readline():
+        assert start.poll() is None
+    start.send_signal(number)
+    began = time.monotonic()
+    assert "stopping" in start.stdout.readline()
+    assert time.monotonic() - began < 2.0
+    assert "stopped" in start.stdout.read()
+    assert start.wait() == 1
+    assert time.monotonic() - began < 10.0
+    assert processes.marked(folder.mark) == set()
+    assert not folder.path.exists() and not folder.short.exists()
+
+
+def test_with_everything_installed_no_network_is_needed(tmp_path: Path) -> None:
+    port = free_port()
+    where = f"--port {port} --data-dir {tmp_path}"
+    # A namespace with nothing but a loopback of its own. It has to be switched on: ioctl SIOCSIFFLAGS, IFF_UP.
+    loopback = "import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh', b'lo', 0x41))"
+    talk = f"""{sys.executable} -c "{loopback}" || exit 9
+        deploy/up --detach --replicas 1 {where} && curl -sS localhost:{port}/chat -d '{{"message": "Hello."}}'
+        deploy/down {where}"""
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_NO_INDEX": "1"}
+    namespace: tuple[str, ...] = ("unshare", "--map-root-user", "--net")
+    if run(*namespace, "true").returncode:
+        namespace = ("env",)  # Not allowed here; what is left is that no index could be asked.
+        talk = talk.partition("\n")[2]
+    said = run(*namespace, "bash", "-c", talk, **nowhere)
+    assert '"turn_seq":1' in said.stdout, said
     assert processes.marked(str(tmp_path)) == set()
 
 

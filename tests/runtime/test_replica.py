@@ -117,7 +117,7 @@ async def test_a_host_that_found_no_slot_serves_as_a_spare(monkeypatch: pytest.M
     [
         ({"agent": {"path": "nowhere:agent"}}, "nowhere"),
         ({"store": {"url": "http://127.0.0.1"}}, "store.url"),
-        ({"http": {"bind": "192.0.2.77"}}, "192.0.2.77"),
+        ({"http": {"bind": "192.0.2.77"}, "edge": {"secret": "b25lJ3Mgb3du"}}, "192.0.2.77"),
     ],
 )
 async def test_a_host_that_is_misconfigured_says_so_in_one_sentence(groups: dict[str, Any], word: str) -> None:

@@ -442,8 +442,14 @@ MUTANTS: Final = (
     _one(
         "who starts over goes to the end of the line",
         SESSION,
-        "        waiting = [*running, *self.mailbox.take_all()]\n        self._home.forget(self, reason)\n",
-        "        waiting = [*self.mailbox.take_all(), *running]\n        self._home.forget(self, reason)\n",
+        "        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.attached]\n",
+        "        waiting = [ticket for ticket in [*self.mailbox.take_all(), *running] if ticket.attached]\n",
+    ),
+    _one(
+        "a turn that nobody waits for is run again",
+        SESSION,
+        "        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.attached]\n",
+        "        waiting = [*running, *self.mailbox.take_all()]\n",
     ),
     _one(
         "newest first",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
+import traceback
 from pathlib import Path
 
 import pytest
 import yaml
 
 from actors.errors import Misconfigured
+from deploy import processes
+from deploy.app import require_safe_on
+from deploy.claim import PortClaim
 from deploy.config import load
 from deploy.environment import environment, shown_url
 from deploy.folder import Folder, NotPossible
@@ -58,6 +63,42 @@ def test_settings_that_contradict_each_other_are_one_line_too() -> None:
     assert refused.value.detail == "session.request_wait_s must be at least agent.deadline_s."
 
 
+@pytest.mark.parametrize("where", [{"http": {"bind": "10.0.0.2"}}, {"http": {"bind": ""}}, {"edge": {"bind": "::"}}])
+def test_the_public_secret_is_refused_where_others_reach_a_host(where: dict[str, dict[str, str]]) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        load(where)
+    assert refused.value.detail.startswith("edge.secret is the public default")
+    assert "\n" not in refused.value.detail
+    load({**where, "edge": {**where.get("edge", {}), "secret": "bXkgb3du"}})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
+def test_on_loopback_the_public_secret_will_do(address: str) -> None:
+    assert load({"http": {"bind": address}, "edge": {"bind": address}}).edge.bind == address
+
+
+def test_on_several_nodes_the_secret_must_be_ones_own_and_hosts_must_be_reachable() -> None:
+    own = {"edge": {"secret": "bXkgb3du"}}
+    require_safe_on(1, load())
+    with pytest.raises(Misconfigured, match=r"edge\.secret .* 2 nodes"):
+        require_safe_on(2, load())
+    with pytest.raises(Misconfigured, match=r"http\.bind .* 2 nodes"):
+        require_safe_on(2, load(own))
+    require_safe_on(2, load({**own, "http": {"bind": ""}}))
+
+
+def test_a_secret_that_is_not_base64_is_found_before_anything_starts() -> None:
+    with pytest.raises(Misconfigured, match=r"edge\.secret"):
+        load({"edge": {"secret": "not base 64"}})
+
+
+def test_what_was_put_in_is_not_shown_with_what_is_wrong() -> None:
+    args = {"store": {"url": "redis://:hush@h:1/0"}, "ring": {"vnodes": "many"}}
+    with pytest.raises(Misconfigured) as refused:
+        load(args)
+    assert "hush" not in "".join(traceback.format_exception(refused.value))
+
+
 # --- folder ---------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +124,60 @@ def test_a_secret_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
     assert Folder(1, str(tmp_path)).secret("secret") == secret
     assert folder.secret("another") != secret
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_a_secret_that_others_could_read_is_taken_from_them(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("bXkgb3du")
+    (tmp_path / "secret").chmod(0o644)
+    assert Folder(1, str(tmp_path)).secret("secret") == "bXkgb3du"
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_a_failed_first_start_leaves_no_folder_but_what_the_person_is_told_of(tmp_path: Path) -> None:
+    folder = Folder(1, str(tmp_path / "a" / "b"))
+    for told, left in (("", set()), (f"see {folder.path}/cluster.log.", {"cluster.log"})):
+        folder.open()
+        assert folder.lock()
+        folder.secret("secret")
+        (folder.path / "redis").mkdir()
+        (folder.path / "cluster.log").write_text("Traceback")
+        folder.undo(keep=told)
+        folder.unlock()
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == left
+
+
+def test_a_start_that_fails_on_a_folder_that_was_there_takes_nothing_away(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    folder = Folder(1, str(tmp_path))
+    folder.open()
+    assert folder.lock()
+    folder.undo(keep="")
+    folder.unlock()
+    assert (tmp_path / "redis").exists()
+
+
+def test_a_lock_that_was_deleted_with_its_folder_locks_nothing(tmp_path: Path) -> None:
+    first, second = Folder(1, str(tmp_path / "new")), Folder(1, str(tmp_path / "new"))
+    first.open()
+    assert first.lock()
+    first.undo(keep="")
+    second.open()
+    assert second.lock()
+    assert not Folder(1, str(tmp_path / "new")).lock()
+    first.unlock()
+    second.unlock()
+
+
+def test_a_port_is_claimed_by_one_and_the_others_learn_by_whom() -> None:
+    port = 70_000 + os.getpid()  # No real one: a name is all that is claimed.
+    first, second = PortClaim(port), PortClaim(port)
+    assert first.take()
+    assert not second.take()
+    assert second.holder() == os.getpid()
+    first.drop()
+    assert second.holder() == 0
+    assert second.take()
+    second.drop()
 
 
 def test_the_state_is_what_was_told_last_and_goes_with_the_stack(tmp_path: Path) -> None:
@@ -177,6 +272,45 @@ def test_too_old_a_python_is_one_clear_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "Python 3.11" in done.stderr
     assert "3.9" in done.stderr
+
+
+def test_an_environment_of_too_old_a_python_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "some.lock").write_text("")
+    old = tmp_path / ".venv" / "bin" / "python"
+    old.parent.mkdir(parents=True)
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = shell("use_venv some.lock", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "remove that folder" in done.stderr
+
+
+def test_no_write_permission_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "some.lock").write_text("")
+    (tmp_path / ".venv").write_text("a file, so that not even root may write below it")
+    done = shell("use_venv some.lock", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert ".venv can't be written" in done.stderr
+
+
+def test_an_installation_that_is_stopped_ends_at_once_with_all_it_started(tmp_path: Path) -> None:
+    (tmp_path / "some.lock").write_text("")
+    pip = tmp_path / ".venv" / "bin" / "python"
+    pip.parent.mkdir(parents=True)
+    begun = tmp_path / "begun"
+    os.mkfifo(begun)
+    pip.write_text(f'#!/bin/sh\ncase "$*" in *install*) sleep 60 & echo $! >{begun}; wait;; esac\n')
+    pip.chmod(0o755)
+    text = f"set -euo pipefail; root={tmp_path}; . {ROOT}/deploy/venv.sh; use_venv some.lock"
+    done = subprocess.Popen(["bash", "-c", text, "deploy/up"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = processes.find(int(begun.read_text()))
+    assert child is not None
+    done.send_signal(signal.SIGINT)
+    assert b"deploy/up: Stopped" in done.communicate(timeout=10)[1]
+    assert done.returncode == 1
+    assert processes.wait_gone({child}, 5.0) == set()
 
 
 def test_nothing_is_installed_while_the_lock_is_the_same(tmp_path: Path) -> None:
