@@ -1,9 +1,10 @@
 """The HTTP surface of one host, as one ASGI callable.
 
-``POST /chat`` and what hosts say to each other go straight to plain ASGI handlers; all else goes to FastAPI. Every
-request runs in its own task; nothing is shared between them but the host. Requests that only hosts may send
-(``/internal/...``) must show the pass, without which there is nothing at their path, and name the incarnation they are
-meant for in ``x-rehydra-to``. Who comes from outside has no pass, whether through the edge, Serve's proxy or directly.
+``POST /chat`` and what hosts say to each other go straight to plain ASGI handlers; all else goes to FastAPI. ``HEAD``
+is answered as ``GET`` is, without the body. Every request runs in its own task; nothing is shared between them but the
+host. Requests that only hosts may send (``/internal/...``) must show the pass, without which there is nothing at their
+path, and name the incarnation they are meant for in ``x-rehydra-to``. Who comes from outside has no pass, whether
+through the edge, Serve's proxy or directly.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import logging
 from typing import Any
 
 from actors.api_answers import problem_answer
-from actors.api_chat import ChatRoute, checked_metadata, parsed
+from actors.api_chat import ChatRoute
 from actors.api_docs import documented
 from actors.api_headers import PASS, edge_secret, internal_pass, picked, session_id_checked
-from actors.asgi import ClientGone, Receive, Scope, Send, read_body, send_answer
+from actors.api_request import checked_metadata, parsed
+from actors.asgi import ClientGone, Message, Receive, Scope, Send, read_body, send_answer
 from actors.errors import BadRequest, MethodNotAllowed, Misdirected, PathUnknown, RehydraError
 from actors.model import SessionKey, TurnRequest, fingerprint_of
 from actors.service import Service
@@ -44,6 +46,8 @@ class Api:
             path = path.removeprefix(root)
         if path == "/chat" and scope["method"] == "POST":
             await self._chat(scope, receive, send)
+        elif scope["method"] == "HEAD":
+            await self._guarded(path, {**scope, "method": "GET"}, receive, _headless(send))
         else:
             await self._guarded(path, scope, receive, send)
 
@@ -89,6 +93,15 @@ class Api:
         if PASS not in headers:
             raise unknown
         return headers
+
+
+def _headless(send: Send) -> Send:
+    """What is left of an answer to ``GET`` for ``HEAD``: its status and headers."""
+
+    async def without_body(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return without_body
 
 
 def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest]]:

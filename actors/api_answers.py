@@ -63,6 +63,14 @@ def done_document(session_id: str, turn: Turn, replayed: bool) -> bytes:
     )
 
 
+def turn_headers(done: Done) -> Headers:
+    """``ETag``, ``X-Session-State``, and whether it is a repeat's recorded turn."""
+    headers = [(b"etag", etag(done.turn.turn_seq)), _STATE[done.residence]]
+    if done.replayed:
+        headers.append(REPLAYED)
+    return headers
+
+
 def done_answer(session_id: str, served_by: tuple[bytes, bytes], done: Done) -> Answer:
     """200 with the committed turn."""
     body = done_document(session_id, done.turn, done.replayed)
@@ -70,12 +78,9 @@ def done_answer(session_id: str, served_by: tuple[bytes, bytes], done: Done) -> 
         JSON_TYPE,
         (b"content-length", b"%d" % len(body)),
         (b"x-session-id", session_id.encode()),
-        (b"etag", etag(done.turn.turn_seq)),
         served_by,
-        _STATE[done.residence],
+        *turn_headers(done),
     ]
-    if done.replayed:
-        headers.append(REPLAYED)
     return Answer(200, headers, body)
 
 

@@ -12,39 +12,40 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from actors.api_answers import Answer, etag, json_answer, problem_answer
+from actors.api_begin import Key, add_begin, response, session_view
 from actors.api_headers import edge_secret, idempotency_key, internal_pass, picked
 from actors.api_models import (
     CHAT_HEADERS,
+    CHATTING,
+    DELETING,
     ETAG,
-    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    IF_MATCH_SAYS,
+    READING,
     SEQ_MAX,
     SESSION_ID,
     STREAM,
+    UNCHANGED,
     ChatReply,
     ChatRequest,
     Health,
-    Problem,
     Ready,
     RingView,
     SessionView,
     TurnsView,
     answers,
 )
+from actors.api_openapi import openapi
+from actors.api_pages import add_pages
 from actors.errors import BadRequest, MethodNotAllowed, NotReady, PathUnknown, RehydraError
 from actors.model import SessionKey, Turn, pid_of
 from actors.service import Service
 from actors.stores.base import Turns
 
 SessionId = Annotated[str, Path(pattern=SESSION_ID, description="The session's id.")]
-Key = Annotated[
-    str | None,
-    # Said, and checked by hand: a quoted key may hold escapes that the pattern is too simple for.
-    Header(json_schema_extra={"pattern": IDEMPOTENCY_KEY}, description="At most one turn per key and session."),
-]
 
 
 # --- the application ------------------------------------------------------------------------------------------------
@@ -53,13 +54,20 @@ Key = Annotated[
 def documented(service: Service) -> FastAPI:
     """The FastAPI application of one host."""
     app = FastAPI(
-        title="Rehydra", version=_version(), summary="Chat sessions that outlive their servers.", redirect_slashes=False
+        title="Rehydra",
+        version=_version(),
+        summary="Chat sessions that outlive their servers.",
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     _add_chat(app)
+    add_begin(app, service)
     _add_sessions(app, service)
     _add_views(app, service)
     _add_problems(app)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    add_pages(app)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
 
@@ -69,7 +77,7 @@ def _add_chat(app: FastAPI) -> None:
         tags=["chat"],
         response_model=ChatReply,
         responses=answers(
-            *(400, 408, 409, 410, 412, 413, 415, 422, 429, 500, 503, 504),
+            *CHATTING,
             s200={"description": "The committed turn.", "content": STREAM, "headers": CHAT_HEADERS},
         ),
     )
@@ -77,7 +85,7 @@ def _add_chat(app: FastAPI) -> None:
         body: ChatRequest,
         x_session_id: Annotated[str | None, Header(pattern=SESSION_ID)] = None,
         idempotency_key: Key = None,
-        if_match: Annotated[str | None, Header(pattern=r'^"(0|[1-9][0-9]{0,14})"$')] = None,
+        if_match: Annotated[str | None, Header(pattern=IF_MATCH, description=IF_MATCH_SAYS)] = None,
     ) -> ChatReply:
         """Run one turn. The answer is given after the turn was committed; a client that leaves doesn't stop it."""
         raise AssertionError("actors.api answers /chat before FastAPI is asked")
@@ -92,7 +100,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         "/sessions/{session_id}",
         tags=["sessions"],
         response_model=SessionView,
-        responses=answers(304, 400, 404, 410, 503, s200={"headers": {"ETag": ETAG}}),
+        responses=answers(*READING, s200={"headers": {"ETag": ETAG}}, s304=UNCHANGED),
     )
     async def session(
         request: Request, session_id: SessionId, if_none_match: Annotated[str | None, Header()] = None
@@ -100,16 +108,13 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         """How far a session is."""
         _headers_of(request, session_id, right_pass)
         page = await service.host.read(SessionKey(session_id, tenant), 0, 1)
-        created_ms = page.turns[0].committed_ms if page.turns else None
-        return _tagged(
-            page, if_none_match, {"session_id": session_id, "turn_seq": page.turn_seq, "created_ms": created_ms}
-        )
+        return _tagged(page, if_none_match, session_view(session_id, page))
 
     @app.get(
         "/sessions/{session_id}/turns",
         tags=["sessions"],
         response_model=TurnsView,
-        responses=answers(304, 400, 404, 410, 503, s200={"headers": {"ETag": ETAG}}),
+        responses=answers(*READING, s200={"headers": {"ETag": ETAG}}, s304=UNCHANGED),
     )
     async def turns(
         request: Request,
@@ -129,7 +134,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         tags=["sessions"],
         status_code=204,
         response_class=Response,
-        responses=answers(400, 404, 503),
+        responses=answers(*DELETING),
     )
     async def delete(request: Request, session_id: SessionId, idempotency_key: Key = None) -> Response:
         """Delete a session, its turns and its state. It answers 410 afterwards, and a repeat of this 204."""
@@ -139,7 +144,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
 
 
 def _add_views(app: FastAPI, service: Service) -> None:
-    @app.get("/ring", tags=["ring"], response_model=RingView)
+    @app.get("/ring", tags=["ring"], response_model=RingView, responses=answers())
     async def ring() -> Response:
         """Who holds which slot, as the host that answers sees it."""
         table, me = service.table, service.host.ref
@@ -153,43 +158,43 @@ def _add_views(app: FastAPI, service: Service) -> None:
             for member in table.members.values()
         }
         view = {"ring_version": table.ring_version, "slots": slots, "host": me.incarnation, "slot": me.slot or None}
-        return _response(json_answer(200, view))
+        return response(json_answer(200, view))
 
-    @app.get("/healthz", tags=["health"], response_model=Health)
+    @app.get("/healthz", tags=["health"], response_model=Health, responses=answers())
     async def healthz() -> Response:
         """The process runs and its event loop turns."""
         health = {"status": "ok", "host": service.host.ref.incarnation, "stats": service.host.stats()}
-        return _response(json_answer(200, health))
+        return response(json_answer(200, health))
 
-    @app.get("/readyz", tags=["health"], response_model=Ready, responses=answers(503))
+    @app.get("/readyz", tags=["health"], response_model=Ready, responses=answers(NotReady))
     async def readyz() -> Response:
         """Turns can be run here."""
         if reasons := await service.not_ready():
             raise NotReady(" ".join(reasons), reasons=list(reasons))
-        return _response(json_answer(200, {"status": "ready"}))
+        return response(json_answer(200, {"status": "ready"}))
 
 
 def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RehydraError)
     async def rehydra_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, RehydraError)
-        return _response(problem_answer(error))
+        return response(problem_answer(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         wrong = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
-        return _response(problem_answer(BadRequest(wrong)))
+        return response(problem_answer(BadRequest(wrong)))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _response(refusal(app, request.method, request.url.path, error))
+        return response(refusal(app, request.method, request.url.path, error))
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
         # Starlette raises the error again once this is sent, and actors.api logs it.
-        return _response(problem_answer(RehydraError()))
+        return response(problem_answer(RehydraError()))
 
 
 def refusal(app: FastAPI, method: str, path: str, error: HTTPException | None = None) -> Answer:
@@ -203,6 +208,8 @@ def refusal(app: FastAPI, method: str, path: str, error: HTTPException | None = 
             allowed |= methods
     if not allowed:
         return problem_answer(PathUnknown(f"There is nothing at {path}."))
+    if "GET" in allowed:
+        allowed.add("HEAD")
     allow = ", ".join(sorted(allowed))
     return problem_answer(MethodNotAllowed(f"{path} takes {allow}."), (b"allow", allow.encode()))
 
@@ -243,29 +250,7 @@ def _tagged(page: Turns, if_none_match: str | None, document: dict[str, Any]) ->
         known = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
         if "*" in known or tag.decode() in known:
             return Response(status_code=304, headers={"etag": tag.decode()})
-    return _response(json_answer(200, document, (b"etag", tag)))
-
-
-def _response(answer: Answer) -> Response:
-    response = Response(answer.body, answer.status)
-    response.raw_headers = answer.headers
-    return response
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with our problems in the place of its own 422."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        schemas = document["components"]["schemas"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        schemas["Problem"] = Problem.model_json_schema()
-        for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            told = operation["responses"]
-            if "HTTPValidationError" in str(told.get("422")):
-                del told["422"]
-        app.openapi_schema = document
-    return app.openapi_schema
+    return response(json_answer(200, document, (b"etag", tag)))
 
 
 def _version() -> str:

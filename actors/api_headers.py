@@ -43,7 +43,11 @@ WANTED: Final = INTERNAL | {
 }
 KEY_PATTERN: Final = re.compile(r"[!-~]{1,255}")
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
-_ETAG: Final = re.compile(r'"?(0|[1-9][0-9]{0,14})"?')
+_ETAG: Final = re.compile(r'(")?(0|[1-9][0-9]{0,14})(?(1)")')
+
+
+ANY_TURN: Final = "*"
+"""As ``If-Match``: the session has a turn, whichever."""
 
 
 def edge_secret(settings: Settings) -> bytes:
@@ -118,10 +122,11 @@ def idempotency_key(raw: str) -> str:
 
 
 def if_match(raw: str | None) -> int | None:
-    """The turn_seq of an ``If-Match`` header. BadRequest for anything but one strong tag."""
-    if raw is None:
+    """The turn_seq of an ``If-Match`` header; None for ``ANY_TURN``, too. BadRequest for all but one strong tag,
+    whose quotes may be missing."""
+    if raw is None or raw == ANY_TURN:
         return None
     tag = _ETAG.fullmatch(raw)
     if tag is None:
-        raise BadRequest('If-Match takes one entity tag, the turn_seq in quotes, such as "3".')
-    return int(tag[1])
+        raise BadRequest('If-Match takes one entity tag, the turn_seq in quotes, such as "3"; or *.')
+    return int(tag[2])

@@ -10,11 +10,39 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from actors.errors import (
+    AgentFailed,
+    AgentTimedOut,
+    BadRequest,
+    BodyTooSlow,
+    EncodingUnsupported,
+    HeadTooLarge,
+    KeyMismatch,
+    MailboxFull,
+    PoisonTurn,
+    PreconditionFailed,
+    RehydraError,
+    SessionDeleted,
+    SessionUnknown,
+    StateRegressed,
+    StoreFull,
+    StoreUnavailable,
+    TargetTooLong,
+    TooBusy,
+    TooLarge,
+    Unreachable,
+    WaitedTooLong,
+)
 from actors.model import SESSION_ID_PATTERN
 
 SEQ_MAX = 10**15 - 1
 SESSION_ID = f"^{SESSION_ID_PATTERN.pattern}$"
-IDEMPOTENCY_KEY = r'^([!#-~][!-~]{0,254}|"[!#-\[\]-~]{1,255}")$'
+IDEMPOTENCY_KEY = r'^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$'
+
+IF_MATCH = r'^(\*|"(0|[1-9][0-9]{0,14})"|0|[1-9][0-9]{0,14})$'
+IF_MATCH_SAYS = (
+    'Run the turn only on this one: the `ETag` of the last answer; `"0"`: on a new session; `*`: on any other.'
+)
 
 
 class ChatRequest(BaseModel):
@@ -36,6 +64,14 @@ class ChatReply(BaseModel):
     turn_seq: int = Field(ge=1, description="The turn's number in its session, from 1.")
     reply: str
     replayed: bool = Field(description="Whether an earlier request with this key had it committed already.")
+
+
+class SessionRequest(BaseModel):
+    """A session to be."""
+
+    model_config = ConfigDict(strict=True)
+
+    session_id: str | None = Field(None, pattern=SESSION_ID, description="Its id; a new one without it.")
 
 
 class SessionView(BaseModel):
@@ -116,37 +152,52 @@ class Problem(BaseModel):
 
 ETAG = {"description": "The session's turn_seq, in quotes.", "schema": {"type": "string"}}
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-_WHAT = {
-    304: "Nothing has changed since the tag that was sent.",
-    400: "The request is wrong; `detail` says how.",
-    404: "There is no such session.",
-    408: "The body took too long.",
-    409: "The store lost the end of the session.",
-    410: "The session was deleted.",
-    412: "The session has moved on; `turn_seq` and `ETag` say where it is.",
-    413: "The body or the message is too large.",
-    415: "Compressed bodies aren't accepted.",
-    422: "The Idempotency-Key belongs to another message.",
-    429: "Too many messages of the session are waiting.",
-    500: "The agent failed, or something inside.",
-    503: "Come back later.",
-    504: "The agent passed its deadline.",
+EVERYWHERE = (BadRequest, BodyTooSlow, TargetTooLong, HeadTooLarge, RehydraError, TooBusy)
+"""What the listener, and a bug, can answer on every route."""
+READING = (SessionUnknown, SessionDeleted, StoreUnavailable)
+DELETING = (SessionUnknown, StoreUnavailable, StoreFull)
+BEGINNING = (SessionDeleted, TooLarge, EncodingUnsupported, StoreUnavailable, StoreFull)
+CHATTING = (
+    *(SessionDeleted, StateRegressed, PreconditionFailed, TooLarge, EncodingUnsupported, KeyMismatch, MailboxFull),
+    *(AgentFailed, AgentTimedOut, PoisonTurn, StoreUnavailable, StoreFull, Unreachable, WaitedTooLong),
+)
+_OF_THE_EDGE = {
+    500: "`edge-broken`: The edge failed.",
+    502: "`host-failed`: The host gave no valid answer.",
+    503: "`no-host`: No host can take the request now.",
+    504: "`host-silent`: The host didn't answer in time.",
 }
 
 
-def answers(*statuses: int, **more: Any) -> dict[int | str, dict[str, Any]]:
-    answers: dict[int | str, dict[str, Any]] = {
-        status: {"description": _WHAT[status]} | ({} if status == 304 else {"content": _PROBLEM}) for status in statuses
-    }
-    return answers | {int(status.removeprefix("s")): answer for status, answer in more.items()}
+def answers(*errors: type[RehydraError], **more: Any) -> dict[int | str, dict[str, Any]]:
+    """The answers of a route that gives these errors, and what every route gives. ``more``: those that are none."""
+    told: dict[int, list[str]] = {}
+    each: dict[type[RehydraError], None] = dict.fromkeys((*errors, *EVERYWHERE))
+    for error in each:
+        told.setdefault(error.status, []).append(f"`{error.code}`: {error.title}.")
+    for status, text in _OF_THE_EDGE.items():
+        told.setdefault(status, []).append(text)
+    problems = {status: {"description": " ".join(told[status]), "content": _PROBLEM} for status in sorted(told)}
+    others: dict[int | str, dict[str, Any]] = {int(name.removeprefix("s")): answer for name, answer in more.items()}
+    return others | problems
 
 
+LOCATION = {"description": "Where the session is.", "schema": {"type": "string"}}
+UNCHANGED = {"description": "Nothing has changed since the tag that was sent."}
 STREAM = {
     "text/event-stream": {
         "schema": {
-            "type": "string",
-            "description": "`turn`, `delta`..., then `done` (the same fields as the JSON) or `error` (a problem). "
-            "A further `turn` voids what came before it. Ids are `<epoch>-<n>`.",
+            "title": "Event",
+            "type": "object",
+            "properties": {
+                "event": {"enum": ["turn", "delta", "done", "error"]},
+                "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
+                "data": {"type": "string", "contentMediaType": "application/json"},
+            },
+            "required": ["event", "id", "data"],
+            "description": "`turn`, `delta`..., then `done` (`data` is a `ChatReply`) or `error` (a `Problem`). "
+            "A further `turn` voids what came before it. Ids are `<epoch>-<n>`. A stream begins before its turn is "
+            "committed, so it has no `ETag` and no `X-Session-State` but as a repeat's; `done` has the turn_seq.",
         }
     }
 }

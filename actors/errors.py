@@ -103,6 +103,22 @@ class BodyTooSlow(BadRequest):
     retryable = True
 
 
+class HeadTooLarge(BadRequest):
+    """Over ``http.head_bytes_max`` or ``http.headers_max``."""
+
+    code = "head-too-large"
+    title = "The request's headers are larger than allowed"
+    status = 431
+
+
+class TargetTooLong(BadRequest):
+    """The path and its query alone are over ``http.head_bytes_max``."""
+
+    code = "target-too-long"
+    title = "The request's path is longer than allowed"
+    status = 414
+
+
 class EncodingUnsupported(BadRequest):
     code = "encoding-unsupported"
     title = "Compressed bodies aren't accepted"

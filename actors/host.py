@@ -32,6 +32,7 @@ from actors.errors import (
 from actors.following import follow, tell_whole
 from actors.lifecycle import Reason
 from actors.model import HostRef, SessionKey, TurnRequest
+from actors.opening import opened
 from actors.patience import until_known
 from actors.ports import Done, Passed, Peers, Placement, Requester
 from actors.residents import Residents
@@ -164,6 +165,10 @@ class Host:
             raise SessionUnknown(f"Session {key.session_id!r} was never made, or has expired.")
         if (activation := self._residents.get(key)) is not None:
             activation.deleted()
+
+    async def open(self, key: SessionKey) -> tuple[Turns, bool]:
+        """Make the session, if there is none: its first turn, how many it has, and whether it is new."""
+        return await opened(self, key)
 
     async def read(self, key: SessionKey, after: int, limit: int) -> Turns:
         """Committed turns after turn_seq ``after``. SessionUnknown, SessionDeleted, StoreUnavailable."""

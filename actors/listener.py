@@ -4,11 +4,8 @@ The HTTP parts are uvicorn's (httptools); this module does what ``uvicorn.Server
 host must not have: it installs no signal handlers, opens its socket before it serves (so that the address is known
 when the host joins the ring), and ends in its own order: stop accepting, let running requests finish, cut the rest.
 
-A request's headers are those of its head. What a client sends after a chunked body (trailers) is dropped: no proxy has
-looked at it, and uvicorn would put it among the headers.
-
-What runs at the same time: one protocol per connection, one task per request, and one ticker that sets the Date
-header and cuts connections which have been sending a request head, or an unread body, for too long.
+What runs at the same time: one protocol per connection (``actors.connection``), one task per request, and one ticker
+that sets the Date header and cuts connections which have been sending a request head, or an unread body, for too long.
 """
 
 from __future__ import annotations
@@ -21,20 +18,16 @@ from email.utils import formatdate
 from typing import Final
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from actors.api_answers import problem_answer
 from actors.asgi import AsgiApp
-from actors.errors import BadRequest, Misconfigured, RehydraError, TooBusy
+from actors.connection import TICK_S, Connection
+from actors.errors import Misconfigured
 from actors.settings import HttpSettings
 
 log = logging.getLogger("rehydra.listener")
 
-TICK_S: Final = 1.0
 BACKLOG: Final = 1024
-EXCESS_BYTES_MAX: Final = 8 << 20
-"""What a client may go on to send after its answer (a 413) before it is cut off instead of listened to."""
 ABORT_WAIT_S: Final = 5.0
 """How long requests may take to notice that their client was cut off at the end."""
 
@@ -142,82 +135,6 @@ class Listener:
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
 
 
-class Connection(HttpToolsProtocol):
-    """One connection with limits that uvicorn lacks: how many there are, how long and how large a head may be, which
-    headers count, and how long a client may send what nobody reads."""
-
-    def __init__(self, config: Config, state: ServerState, settings: HttpSettings) -> None:
-        super().__init__(config, state, {})
-        self._settings = settings
-        self._since = time.monotonic()
-        """When the client began to send the request that isn't complete, or to be idle without a first one."""
-        self._in_head = True
-        self._bodiless_bytes = 0
-        """Received since the last of a body, or of a complete head: a head, the frame of a chunk, trailers."""
-        self._incomplete = True
-        self._excess_bytes = 0
-        self._closing_since = 0.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > self._settings.connections_max:
-            transport.write(_TOO_BUSY)
-            transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        # This piece may end with a body's beginning, hence only what came before it is measured.
-        if self._bodiless_bytes > self._settings.head_bytes_max:
-            self.transport.abort()
-            return
-        self._bodiless_bytes += len(data)
-        super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        self._incomplete = self._in_head = True
-        self._since = time.monotonic()
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._bodiless_bytes = 0
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._bodiless_bytes = 0
-        super().on_body(body)
-        if self.cycle.response_complete:
-            self._excess_bytes += len(body)
-            if self._excess_bytes > EXCESS_BYTES_MAX:
-                self.transport.abort()
-
-    def on_message_complete(self) -> None:
-        self._incomplete = False
-        self._in_head = True
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Not HTTP: there is no request to answer, but an answer all the same."""
-        self.transport.write(_NOT_HTTP)
-        self.transport.close()
-
-    def cut_if_late(self, now: float) -> None:
-        """Called by the ticker. The body of a request that is being served has its own limit (``body_s``)."""
-        since = self._since
-        if self.transport.is_closing():
-            # Closed, and the client takes the last bytes slowly, or never.
-            since = self._closing_since = self._closing_since or now
-        elif not (self._incomplete and (self._in_head or self.cycle.response_complete)):
-            return
-        if now - since > self._settings.body_s + TICK_S:
-            self.transport.abort()
-
-
 def _listening_socket(host: str, port_min: int, port_max: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     problem: OSError | None = None
@@ -236,13 +153,3 @@ def _listening_socket(host: str, port_min: int, port_max: int) -> socket.socket:
             problem = error
     ports = str(port_min) if port_min == port_max else f"{port_min}-{port_max}"
     raise Misconfigured(f"Can't listen on {host}, port {ports}: {problem}.") from problem
-
-
-def _raw(status_line: bytes, error: RehydraError) -> bytes:
-    answer = problem_answer(error, (b"connection", b"close"))
-    head = b"".join(b"%b: %b\r\n" % header for header in answer.headers)
-    return b"HTTP/1.1 %b\r\n%b\r\n%b" % (status_line, head, answer.body)
-
-
-_TOO_BUSY: Final = _raw(b"503 Service Unavailable", TooBusy())
-_NOT_HTTP: Final = _raw(b"400 Bad Request", BadRequest("This isn't HTTP/1.1."))

@@ -21,8 +21,8 @@ PAUSE_MAX_S = 0.5
 async def until_known(call: Callable[[], Awaitable[T]], patience_s: float) -> T:
     """The call's answer. StoreUnavailable when ``patience_s`` is over: whether it was applied is unknown.
 
-    A try that fails is the last one if it began when patience was over, however late its failure is noticed: a loop that
-    stalled for as long would else give up after a single try, with the answer in its socket.
+    A try that fails is the last one if it began when patience was over, however late its failure is noticed: a loop
+    that stalled for as long would else give up after a single try, with the answer in its socket.
 
     StoreFull is raised at once, as not done, only if no earlier try of the same call may have been applied.
     """

@@ -9,6 +9,9 @@ through ``relay_*``); the writer (``write``) is the only one that sends, so that
 all that is ready goes out in one piece. Nothing is sent before the first frame, or the first silence of ``ping_s``:
 until then an error still gets its own HTTP status, and the edge may repeat the request elsewhere.
 
+The head of a stream has an ``ETag`` and an ``X-Session-State`` only if the turn was committed before (a repeat gets the
+recorded one): otherwise it leaves before anybody knows which turn this will be. ``done`` says it.
+
 What this deliberately does not do: keep events for a reconnecting client. The same Idempotency-Key gets the reply.
 """
 
@@ -19,7 +22,7 @@ from typing import Final
 
 from pydantic_core import from_json, to_json
 
-from actors.api_answers import NO_STORE, Answer, Headers, done_document, problem_answer, problem_document
+from actors.api_answers import NO_STORE, Answer, Headers, done_document, problem_answer, problem_document, turn_headers
 from actors.asgi import Send, send_answer
 from actors.errors import RehydraError
 from actors.model import Turn
@@ -103,6 +106,8 @@ class StreamRequester:
         if self._finished:
             return
         if isinstance(final, Done):
+            if not self._begun:
+                self._headers = [*self._headers, *turn_headers(final)]
             self._put_done(final.turn, final.replayed)
         elif self._begun:
             self._put("error", problem_document(final, self._session_id))

@@ -16,16 +16,15 @@ import base64
 import hmac
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from pydantic_core import to_json
-
-from actors.errors import Misconfigured
+from actors.errors import HeadTooLarge, Misconfigured, PathUnknown, TargetTooLong
 from actors.model import Member
 from actors.settings import Settings
+from router.edge.answers import KEYED, NoHost, answer, own_answers
 from router.shards import SHARDS
 
 BACKEND: Final = "hosts"
@@ -34,21 +33,14 @@ THREADS_MAX: Final = 4
 
 _SPARE_S: Final = 30
 """By how much the edge waits longer than a host: whoever ends a request must be the host."""
-_RETRY_AFTER_S: Final = 1
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _PATH: Final = re.compile(r"[A-Za-z0-9/._-]+")
 _RUN_DIR_MAX: Final = 80
 """Characters: HAProxy binds its socket under a longer name first, and such names are short."""
 
-_ANSWERS: Final[Mapping[int, tuple[str, str]]] = {
-    400: ("bad-request", "The request can't be understood"),
-    408: ("too-slow", "The request took too long to arrive"),
-    500: ("edge-failed", "The edge failed"),
-    502: ("host-failed", "The host gave no valid answer"),
-    503: ("no-host", "No host can take the request now"),
-    504: ("host-silent", "The host didn't answer in time"),
-}
-"""What HAProxy answers by itself. The outcome is unknown to it, and a repeat with its key is safe."""
+HEADERS_READ_MAX: Final = 1024
+"""Header lines that HAProxy reads at all, if the settings allow no more. Over ``http.headers_max`` a request gets a
+problem document; over this, HAProxy's own short page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +130,7 @@ global
     maxconn {edge.connections_max + 64}
     nbthread {min(THREADS_MAX, os.cpu_count() or 1)}
     tune.bufsize {edge.buffer_bytes}
+    tune.http.maxhdr {max(HEADERS_READ_MAX, settings.http.headers_max + 16)}
     hard-stop-after 30s
     # Or two stacks that were given one port would share it, and each get half of the other's requests.
     noreuseport
@@ -161,45 +154,36 @@ defaults
     timeout check {edge.check_interval_ms}ms
     # A reply comes in pieces that somebody reads as they come.
     option http-no-delay
-    # A request whose host died under it is repeated on any other, with the same headers: safe, because a turn whose
-    # id is known is never applied twice (I3).
+    # A request whose host died under it is repeated on the others, with the same headers: safe, because a turn whose
+    # id is known is never applied twice (I3). Many tries, and one host after the other: a dead host that no check has
+    # found yet refuses at once, and would use them up.
     option redispatch 1
-    retries 3
+    retries 20
     retry-on conn-failure empty-response response-timeout
-{_own_answers()}"""
-
-
-def _own_answers() -> str:
-    return "\n".join(
-        f"    http-error status {status} content-type application/problem+json string '{_problem(status, code, title)}'"
-        + (f" hdr retry-after {_RETRY_AFTER_S}" if status == 503 else "")
-        for status, (code, title) in _ANSWERS.items()
-    )
-
-
-def _problem(status: int, code: str, title: str) -> str:
-    document = {
-        "type": f"urn:rehydra:problem:{code}",
-        "title": title,
-        "status": status,
-        "detail": f"{title}. Whether the turn was done is unknown; repeat it with its Idempotency-Key.",
-        "outcome": "unknown",
-    }
-    return to_json(document).decode().replace("'", r"'\''")
+{own_answers()}"""
 
 
 def _frontend(settings: Settings, paths: Paths) -> str:
     edge = settings.edge
     key = edge.secret.get_secret_value()
-    hidden = "status 404 content-type application/problem+json string"
-    hidden += ' \'{"type":"urn:rehydra:problem:not-found","title":"Nothing here","status":404,"outcome":"not_done"}\''
+    http = settings.http
+    hidden = answer(PathUnknown("There is nothing at this path."))
+    too_long = answer(TargetTooLong(f"At most {http.head_bytes_max} bytes are allowed."))
+    too_large = answer(HeadTooLarge(f"At most {http.head_bytes_max} bytes in {http.headers_max} lines are allowed."))
+    nobody = answer(NoHost("No host is alive; none has seen this request."), KEYED)
     return f"""
 frontend edge
     bind {_joined(edge.bind, edge.port)}
     maxconn {edge.connections_max}
     # The whole request, up to the buffer: for the id in its body, and to be able to repeat it.
     option http-buffer-request
+    # Measured as hosts measure it (actors.listener), so that both refuse the same requests.
+    http-request set-var(txn.headers_bytes) req.hdrs,length
+    http-request return {too_long} if {{ url,length gt {http.head_bytes_max} }}
+    http-request return {too_large} if {{ url,length,add(txn.headers_bytes) gt {http.head_bytes_max} }}
+    http-request return {too_large} if {{ req.fhdr_cnt gt {http.headers_max} }}
     http-request return {hidden} if {{ path,url_dec -m reg -i ^/+internal(/|$) }}
+    http-request return {nobody} if {{ nbsrv({BACKEND}) eq 0 }}
 
     http-request del-header x-rehydra- -m beg
     http-request del-header x-request-timeout-seconds
@@ -238,12 +222,12 @@ def _backend(settings: Settings) -> str:
     check = f"check inter {every_ms}ms fastinter {every_ms // 2 or 1}ms fall 2 rise 1"
     return f"""
 backend {BACKEND}
-    balance leastconn
+    balance roundrobin
     http-reuse always
     option httpchk
     http-check send meth GET uri /healthz ver HTTP/1.1 hdr host rehydra
     http-check expect status 200
-    # Reading needs no lease: any host will do, the least busy first.
+    # Reading needs no lease: any host will do.
     use-server %[var(txn.slot)] if {{ var(txn.slot) -m found }} !METH_GET
     default-server {check} on-marked-down shutdown-sessions
     # {settings.ring.slots_max} slots"""

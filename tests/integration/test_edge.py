@@ -254,16 +254,6 @@ async def test_pieces_of_a_stream_pass_the_edge_as_they_come(stack: Stack) -> No
         assert all(abs(arrival - number * 0.2) < 0.15 for number, arrival in enumerate(arrivals)), arrivals
 
 
-async def test_without_a_live_host_the_answer_says_when_to_come_back_and_that_the_outcome_is_unknown(
-    stack: Stack,
-) -> None:
-    async with stack.http.post(f"{stack.url}/chat", json={}) as response:
-        problem = await response.json(content_type="application/problem+json")
-        assert response.status == problem["status"] == 503
-        assert response.headers["retry-after"] == "1"
-        assert problem["outcome"] == "unknown"
-
-
 # --- hosts die, freeze, come and go -------------------------------------------------------------------------------
 
 

@@ -175,6 +175,13 @@ class SmallHost:
         self.log.pop(key.session_id, None)
         self.deleted.add(key.session_id)
 
+    async def open(self, key: SessionKey) -> tuple[Turns, bool]:
+        if key.session_id in self.deleted:
+            raise SessionDeleted
+        new = key.session_id not in self.log
+        turns = self.log.setdefault(key.session_id, [])
+        return Turns(tuple(turns[:1]), len(turns)), new
+
     async def read(self, key: SessionKey, after: int, limit: int) -> Turns:
         if key.session_id in self.deleted:
             raise SessionDeleted

@@ -8,13 +8,15 @@ import gzip
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
 from actors.agent import Conversation
 from actors.agents.echo import paced
 from actors.api import Api
+from actors.api_models import IDEMPOTENCY_KEY, IF_MATCH
 from actors.errors import (
     AgentFailed,
     AgentTimedOut,
@@ -27,6 +29,7 @@ from actors.errors import (
 )
 from tests.runtime.api_world import (
     PASS,
+    Raw,
     SmallHost,
     World,
     ask,
@@ -115,6 +118,22 @@ async def test_if_match_reaches_the_host_and_a_refusal_tells_the_current_tag(wor
     assert problem(answer, 412, "precondition-failed")["turn_seq"] == 1
     assert answer.header("etag") == '"1"'
     assert (await chat(world, {"message": "two", "session_id": "s"}, ("If-Match", '"1"'))).status == 200
+    assert (await chat(world, {"message": "three", "session_id": "s"}, ("If-Match", "2"))).status == 200
+
+
+async def test_if_match_0_is_for_a_new_session_and_a_star_for_any_other(world: World) -> None:
+    def asked(tag: str, session_id: str = "s") -> Awaitable[Raw]:
+        return chat(world, {"message": "m", "session_id": session_id}, ("If-Match", tag))
+
+    refused = await asked("*")
+    assert problem(refused, 412, "precondition-failed")["turn_seq"] == 0
+    assert refused.header("etag") == '"0"'
+    assert world.host.chats == []
+    assert (await asked('"0"')).json["turn_seq"] == 1
+    problem(await asked('"0"'), 412, "precondition-failed")
+    assert (await asked("*")).json["turn_seq"] == 2
+    world.host.deleted.add("gone")
+    problem(await asked("*", "gone"), 410, "session-deleted")
 
 
 @pytest.mark.parametrize(
@@ -215,10 +234,12 @@ async def test_a_bad_body_is_refused_and_the_host_hears_nothing(world: World, bo
         [("Idempotency-Key", "kéy")],
         [("Idempotency-Key", "two words")],
         [("Idempotency-Key", "a"), ("Idempotency-Key", "b")],
-        [("If-Match", "*")],
+        [("If-Match", '*, "1"')],
         [("If-Match", 'W/"1"')],
         [("If-Match", '"1", "2"')],
         [("If-Match", '"-1"')],
+        [("If-Match", '"1')],
+        [("If-Match", "01")],
         [("If-Match", '"abc"')],
         [("X-Rehydra-Request", "a b"), PASS],
         [("X-Rehydra-Turn", "k:a"), ("X-Rehydra-Turn", "k:b"), PASS],
@@ -229,6 +250,27 @@ async def test_a_bad_header_is_refused_and_the_host_hears_nothing(world: World, 
     answer = await chat(world, {"message": "m", "session_id": "s"}, *headers)
     problem(answer, 400, "bad-request")
     assert world.host.chats == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["k", "!~", 'a"b', '"a b"', '"a\\"b"', '"a\\\\"', '"a\\b"', '"', '""', '"a"b"', "a b", "k" * 255, "k" * 256, "\\"],
+)
+async def test_the_documented_key_and_the_hand_written_check_agree(world: World, key: str) -> None:
+    documented = re.fullmatch(IDEMPOTENCY_KEY, key) is not None
+    answer = await chat(world, {"message": "m", "session_id": "s"}, ("Idempotency-Key", key))
+    assert answer.status == (200 if documented else 400)
+    deleted = await ask(world, "DELETE", "/sessions/s", None, ("Idempotency-Key", key))
+    assert deleted.status == (204 if documented else 400)
+
+
+@pytest.mark.parametrize(
+    "tag", ["*", '"0"', "0", '"7"', "7", '"7', '7"', '"07"', '""', 'W/"0"', "-1", "9" * 15, "9" * 16, '"*"', "a"]
+)
+async def test_the_documented_tag_and_the_hand_written_check_agree(world: World, tag: str) -> None:
+    documented = re.fullmatch(IF_MATCH, tag) is not None
+    answer = await chat(world, {"message": "m", "session_id": "s"}, ("If-Match", tag))
+    assert answer.status in ((200, 412) if documented else (400,))
 
 
 @pytest.mark.parametrize(
@@ -315,7 +357,7 @@ async def test_a_slow_body_is_given_up(world: World) -> None:
     async with serving(http={"body_s": 0.2}) as slow, wire(slow.port) as connection:
         await connection.send(request_bytes("POST", "/chat", b'{"mess', ("Content-Length", "20")))
         answer = await connection.answer()
-        problem(answer, 408, "body-too-slow")
+        assert problem(answer, 408, "body-too-slow")["outcome"] == "not_done"
         assert answer.header("connection") == "close"
         assert await connection.reader.read() == b""
 

@@ -19,6 +19,7 @@ from actors.listener import Listener
 from actors.model import HostRef, Table, TurnRequest
 from actors.peers import HttpPeers
 from actors.ports import Requester
+from actors.settings import Settings
 from actors.stores.memory import MemoryStore
 from tests.runtime.api_world import Raw, Wire, ask, chat, events, request_bytes, settings_with, wire
 from tests.runtime.api_world import World as Served
@@ -82,8 +83,10 @@ class Watched(Host):
 class Member:
     """One host with its surroundings: a ``Service``."""
 
-    def __init__(self, number: int, store: MemoryStore, ring: Ring, agent: Agent, tokens: Callable[[], str]) -> None:
-        self.settings = settings_with(session={"idle_s": 30.0})
+    def __init__(
+        self, number: int, store: MemoryStore, ring: Ring, agent: Agent, tokens: Callable[[], str], settings: Settings
+    ) -> None:
+        self.settings = settings
         self.table = Table(1)
         self.listener = Listener(Api(self), self.settings.http)
         self.peers = HttpPeers(self.settings)
@@ -104,12 +107,14 @@ class Member:
 
 
 class Cluster:
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         self.ring = Ring()
         store = MemoryStore(lambda: int(loop.time() * 1000), 3600)
         counter = itertools.count()
-        self.members = [Member(n, store, self.ring, agent, lambda: f"token-{next(counter)}") for n in range(2)]
+        self.members = [
+            Member(n, store, self.ring, agent, lambda: f"token-{next(counter)}", settings) for n in range(2)
+        ]
         self.ring.owner_now = self.members[0].host.ref
         self.one, self.two = (member.served() for member in self.members)
 
@@ -120,8 +125,8 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(agent: Agent = echo) -> AsyncIterator[Cluster]:
-    made = Cluster(agent)
+async def cluster(agent: Agent = echo, groups: dict[str, dict[str, Any]] | None = None) -> AsyncIterator[Cluster]:
+    made = Cluster(agent, settings_with(**({"session": {"idle_s": 30.0}} | (groups or {}))))
     for member in made.members:
         await member.listener.start()
     try:
@@ -133,7 +138,8 @@ async def cluster(agent: Agent = echo) -> AsyncIterator[Cluster]:
 
 
 async def all_turns(world: Served, session_id: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (await ask(world, "GET", f"/sessions/{session_id}/turns?limit=500")).json["turns"]
+    limit = world.settings.http.turns_page_max
+    found: list[dict[str, Any]] = (await ask(world, "GET", f"/sessions/{session_id}/turns?limit={limit}")).json["turns"]
     return found
 
 
@@ -146,6 +152,50 @@ async def test_a_session_is_new_then_resident_and_rehydrated_where_it_moves() ->
         states.append(moved.header("x-session-state"))
         assert states == ["new", "resident", "rehydrated"]
         assert (moved.json["turn_seq"], moved.header("x-served-by")) == (3, "slot-1")
+
+
+async def test_a_session_can_be_made_before_its_first_message_once_and_anywhere() -> None:
+    async with cluster() as made:
+        body = b'{"session_id": "s"}'
+        first = await ask(made.two, "POST", "/sessions", body)
+        assert (first.status, first.json) == (201, {"session_id": "s", "turn_seq": 0, "created_ms": None})
+        assert (first.header("location"), first.header("etag")) == ("/sessions/s", '"0"')
+        for world in (made.one, made.two):
+            again = await ask(world, "POST", "/sessions", None, ("X-Session-Id", "s"))
+            assert (again.status, again.json) == (200, first.json)
+            assert (await ask(world, "GET", "/sessions/s")).json == first.json
+        # Nobody holds it: its owner takes it at its first message.
+        answer = await chat(made.two, {"message": "m", "session_id": "s"}, ("If-Match", '"0"'))
+        assert (answer.json["turn_seq"], answer.header("x-served-by")) == (1, "slot-0")
+        assert (await ask(made.one, "POST", "/sessions", body)).json["turn_seq"] == 1
+        assert (await chat(made.two, {"message": "m", "session_id": "s"})).header("x-session-state") == "resident"
+        await ask(made.one, "DELETE", "/sessions/s")
+        assert (await ask(made.two, "POST", "/sessions", body)).status == 410
+
+
+async def test_a_session_without_a_name_is_made_once_per_key() -> None:
+    async with cluster() as made:
+        keyed = [
+            await ask(world, "POST", "/sessions", None, ("Idempotency-Key", "k")) for world in (made.one, made.two)
+        ]
+        assert [answer.status for answer in keyed] == [201, 200]
+        assert keyed[0].json == keyed[1].json
+        bare = [await ask(made.one, "POST", "/sessions", b"{}") for _ in range(2)]
+        assert len({answer.json["session_id"] for answer in (*keyed, *bare)}) == 3
+
+
+async def test_making_a_session_while_a_chat_begins_it_harms_neither() -> None:
+    async with cluster() as made:
+        for number in range(20):
+            name = {"session_id": f"s{number}"}
+            worlds = (made.one, made.two)[:: 1 if number % 2 else -1]
+            answers = await asyncio.gather(
+                *(chat(world, {"message": f"m{n}", **name}) for n, world in enumerate(worlds)),
+                *(ask(world, "POST", "/sessions", b'{"session_id": "s%d"}' % number) for world in worlds),
+            )
+            assert [answer.status for answer in answers[:2]] == [200, 200]
+            assert {answer.status for answer in answers[2:]} <= {200, 201}
+            assert len(await all_turns(made.one, f"s{number}")) == 2
 
 
 async def test_a_request_at_the_wrong_host_is_answered_by_the_owner() -> None:
@@ -175,7 +225,7 @@ async def test_a_hundred_messages_at_once_become_a_hundred_turns_each_after_the_
             past.append((turn["message"], turn["reply"]))
 
 
-async def test_waiting_turns_move_with_their_session_and_every_client_is_answered() -> None:
+async def test_a_hundred_waiting_turns_move_with_their_session_in_order_and_every_client_is_answered() -> None:
     first_runs, go_on = asyncio.Event(), asyncio.Event()
 
     async def gated(conversation: Conversation) -> AsyncIterator[str]:
@@ -192,12 +242,12 @@ async def test_waiting_turns_move_with_their_session_and_every_client_is_answere
 
         first = asyncio.create_task(send(0))
         await first_runs.wait()
-        rest = [asyncio.create_task(send(number)) for number in range(1, 9)]
-        await made.members[0].host.requests(9)
+        rest = [asyncio.create_task(send(number)) for number in range(1, 101)]
+        await made.members[0].host.requests(101)
         made.move(1)
         go_on.set()
         answers = await asyncio.gather(first, *rest)
-        assert [answer.status for answer in answers] == [200] * 9
+        assert [answer.status for answer in answers] == [200] * 101
         turns = await all_turns(made.two, "s")
         assert [turn["message"] for turn in turns] == made.members[0].host.arrived
         assert {answer.header("x-served-by") for answer in answers[1:]} == {"slot-1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from actors.api import Api
 from actors.api_models import ChatReply, ChatRequest, Problem, SessionView, TurnsView
 from actors.model import HostRef, Member, SessionKey, Table, fingerprint_of
 from actors.settings import Settings
-from tests.runtime.api_world import PASS, Raw, SmallHost, World, ask, chat, serving
+from tests.runtime.api_world import PASS, Raw, SmallHost, World, ask, chat, request_bytes, serving, wire
 
 
 @pytest.fixture
@@ -126,12 +127,48 @@ async def test_an_unknown_path_is_a_problem(world: World, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
-    [("PUT", "/sessions/s", "DELETE, GET"), ("POST", "/sessions/s/turns", "GET"), ("POST", "/ring", "GET")],
+    [
+        ("PUT", "/sessions/s", "DELETE, GET, HEAD"),
+        ("OPTIONS", "/sessions/s", "DELETE, GET, HEAD"),
+        ("POST", "/sessions/s/turns", "GET, HEAD"),
+        ("POST", "/ring", "GET, HEAD"),
+        ("OPTIONS", "/readyz", "GET, HEAD"),
+        ("TRACE", "/healthz", "GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
+        ("OPTIONS", "/chat", "POST"),
+        ("GET", "/sessions", "POST"),
+    ],
 )
 async def test_a_wrong_method_is_told_the_right_ones(world: World, method: str, path: str, allow: str) -> None:
     answer = await ask(world, method, path)
     problem(answer, 405, "method-not-allowed")
     assert answer.header("allow") == allow
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/sessions/s", "/sessions/s/turns", "/sessions/nobody", "/ring", "/readyz", "/docs", "/openapi.json", "/no"],
+)
+async def test_head_is_answered_as_get_is_without_the_body(world: World, path: str) -> None:
+    async with wire(world.port) as connection:
+        await connection.send(request_bytes("GET", path))
+        whole = await connection.answer()
+        await connection.send(request_bytes("HEAD", path))
+        status, headers = await connection.head()
+        assert (status, headers[1:]) == (whole.status, whole.headers[1:])
+        assert dict(headers)["content-length"] == str(len(whole.body))
+        # Not a byte of a body: the next answer begins right behind.
+        await connection.send(request_bytes("HEAD", path, None, ("If-None-Match", '"5"')) + request_bytes("GET", "/no"))
+        status, _ = await connection.head()
+        assert status == (304 if path.startswith("/sessions/s") else whole.status)
+        problem(await connection.answer(), 404, "path-unknown")
+
+
+async def test_head_of_the_hot_route_is_a_wrong_method(world: World) -> None:
+    async with wire(world.port) as connection:
+        await connection.send(request_bytes("HEAD", "/chat"))
+        status, headers = await connection.head()
+        assert (status, dict(headers)["allow"]) == (405, "POST")
 
 
 async def test_a_bug_behind_a_route_is_a_problem_that_tells_nothing(world: World) -> None:
@@ -233,6 +270,7 @@ async def test_every_public_route_is_documented(world: World) -> None:
     operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
     assert operations == {
         "POST /chat",
+        "POST /sessions",
         "GET /sessions/{session_id}",
         "DELETE /sessions/{session_id}",
         "GET /sessions/{session_id}/turns",
@@ -240,12 +278,28 @@ async def test_every_public_route_is_documented(world: World) -> None:
         "GET /healthz",
         "GET /readyz",
     }
-    assert (await ask(world, "GET", "/docs")).status == 200
     answers = document["paths"]["/chat"]["post"]["responses"]
     assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
     assert set(answers["429"]["content"]) == {"application/problem+json"}
     assert "HTTPValidationError" not in str(document)
     assert "Problem" in document["components"]["schemas"]
+
+
+async def test_the_page_of_the_documentation_loads_nothing_from_elsewhere(world: World) -> None:
+    page = await ask(world, "GET", "/docs")
+    assert (page.status, page.header("content-type")) == (200, "text/html; charset=utf-8")
+    text = page.body.decode()
+    assert "://" not in text
+    loaded = re.findall(r"(?:src|href)=\"([^\"]+)\"|url: '([^']+)'", text)
+    paths = {"/" + (one or other) for one, other in loaded}
+    assert paths == {"/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/favicon.png", "/openapi.json"}
+    for path in paths:
+        part = await ask(world, "GET", path)
+        assert part.status == 200
+        assert len(part.body) > 1_000
+    problem(await ask(world, "GET", "/docs/other.js"), 404, "path-unknown")
+    problem(await ask(world, "GET", "/docs/..%2Fcore.py"), 404, "path-unknown")
+    problem(await ask(world, "GET", "/redoc"), 404, "path-unknown")
 
 
 async def test_what_is_documented_of_an_answer_is_what_comes(world: World) -> None:

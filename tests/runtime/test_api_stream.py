@@ -60,8 +60,11 @@ async def test_the_accept_header_asks_for_a_stream_unless_the_body_says_otherwis
 
 
 async def test_a_replayed_turn_is_streamed_whole(world: World) -> None:
-    await chat(world, STREAM, ("Idempotency-Key", "k"))
+    first = await chat(world, STREAM, ("Idempotency-Key", "k"))
     answer = await chat(world, STREAM, ("Idempotency-Key", "k"))
+    # Which turn it is was known before the first byte this time.
+    for name, told in (("etag", '"1"'), ("x-session-state", "resident"), ("idempotent-replayed", "true")):
+        assert (first.header(name), answer.header(name)) == (None, told)
     assert [event for event, _, _ in events(answer.body)] == ["turn", "delta", "done"]
     assert texts(answer.body) == "one two three" == events(answer.body)[-1][2]["reply"]
     assert events(answer.body)[-1][2]["replayed"] is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import time
@@ -15,7 +16,8 @@ import pytest
 from actors.asgi import Receive, Scope, Send
 from actors.errors import Misconfigured
 from actors.listener import Listener
-from tests.runtime.api_world import Wire, request_bytes, settings_with, wire
+from actors.settings import HttpSettings
+from tests.runtime.api_world import Raw, Wire, request_bytes, settings_with, wire
 
 
 class App:
@@ -73,10 +75,19 @@ async def test_the_address_is_known_before_anything_is_served() -> None:
     await listener.aclose()
 
 
+def two_free_ports() -> int:
+    """The lower of two neighbours that nobody uses now."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            low = int(first.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", low + 1))
+                return low
+
+
 async def test_a_port_is_taken_from_the_range_and_never_twice() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        low = probe.getsockname()[1]
+    low = two_free_ports()
     http = settings_with(http={"port_min": low, "port_max": low + 1}).http
     first, second, third = (Listener(App(), http) for _ in range(3))
     try:
@@ -88,12 +99,17 @@ async def test_a_port_is_taken_from_the_range_and_never_twice() -> None:
         await second.aclose()
 
 
+def anywhere(bind: str) -> HttpSettings:
+    """An address that others reach, which needs a secret of one's own."""
+    return settings_with(http={"bind": bind}, edge={"secret": "b25lJ3Mgb3du"}).http
+
+
 async def test_a_host_on_all_addresses_tells_others_its_nodes_own() -> None:
-    listener = Listener(App(), settings_with(http={"bind": "0.0.0.0"}).http, node_address="10.9.8.7")
+    listener = Listener(App(), anywhere("0.0.0.0"), node_address="10.9.8.7")
     assert listener.bind().startswith("10.9.8.7:")
     await listener.aclose()
     with pytest.raises(Misconfigured):
-        Listener(App(), settings_with(http={"bind": "192.0.2.1"}).http).bind()
+        Listener(App(), anywhere("192.0.2.1")).bind()
 
 
 async def test_no_signal_handler_is_installed() -> None:
@@ -161,15 +177,80 @@ async def test_what_isnt_http_is_told_so() -> None:
         assert await connection.reader.read() == b""
 
 
-async def test_a_head_that_never_ends_is_cut_by_its_size() -> None:
+def problem(answer: Raw, status: int, code: str) -> None:
+    assert (answer.status, answer.header("content-type")) == (status, "application/problem+json")
+    assert (answer.json["type"], answer.json["status"]) == (f"urn:rehydra:problem:{code}", status)
+    assert (answer.json["outcome"], answer.header("connection")) == ("not_done", "close")
+
+
+@pytest.mark.parametrize(("first", "status"), [(b"GET / HTTP/1.1\r\nx: ", 431), (b"GET /", 414)])
+async def test_a_head_that_never_ends_is_refused_by_its_size(first: bytes, status: int) -> None:
+    app = App()
+    async with listening(app, head_bytes_max=10_000) as listener, wire(port_of(listener)) as connection:
+        await connection.send(first)
+        async with asyncio.timeout(5):
+            for _ in range(100):
+                await connection.send(b"x" * 1000)
+                await asyncio.sleep(0.001)
+            # All of it was taken, so the answer isn't lost to a reset.
+            problem(await connection.answer(), status, "head-too-large" if status == 431 else "target-too-long")
+            assert await connection.reader.read() == b""
+        assert not app.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "code"),
+    [
+        ("/" + "p" * 11_000, [], "target-too-long"),
+        ("/?" + "q" * 11_000, [], "target-too-long"),
+        ("/", [("x", "v" * 12_000)], "head-too-large"),
+        ("/" + "p" * 6_000, [("x", "v" * 6_000)], "head-too-large"),
+        ("/", [(f"x{n}", "v") for n in range(40)], "head-too-large"),
+    ],
+)
+async def test_a_head_over_a_limit_is_refused_whole_as_well(
+    path: str, headers: list[tuple[str, str]], code: str
+) -> None:
+    app = App()
+    async with listening(app, head_bytes_max=10_000, headers_max=30) as listener, wire(port_of(listener)) as connection:
+        assert await served(connection)
+        await connection.send(request_bytes("GET", path, None, *headers) + b"more")
+        problem(await connection.answer(), 414 if code == "target-too-long" else 431, code)
+        assert await connection.reader.read() == b""
+        assert len(app.headers) == 1
+
+
+async def test_a_head_at_its_limits_is_taken() -> None:
+    async with (
+        listening(App(), head_bytes_max=10_000, headers_max=30) as listener,
+        wire(port_of(listener)) as connection,
+    ):
+        more = [("x", "v" * 300) for _ in range(29)]
+        await connection.send(request_bytes("GET", "/" + "p" * 1_000, None, *more))
+        assert (await connection.answer()).body == b"ok"
+        assert await served(connection)
+
+
+async def test_a_bad_head_behind_a_running_request_leaves_that_one_its_answer() -> None:
+    app = App()
+    app.may.clear()
+    async with listening(app) as listener, wire(port_of(listener)) as connection, asyncio.timeout(5):
+        await connection.send(request_bytes("GET", "/") + b"hello there\r\n\r\n")
+        await app.asked.wait()
+        app.may.set()
+        answer = await connection.answer()
+        assert (answer.body, answer.header("connection")) == (b"ok", "close")
+        assert await connection.reader.read() == b""
+
+
+async def test_who_goes_on_sending_after_a_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.connection.EXCESS_BYTES_MAX", 100_000)
     async with listening(App(), head_bytes_max=10_000) as listener, wire(port_of(listener)) as connection:
-        await connection.send(b"GET / HTTP/1.1\r\nx: ")
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        with pytest.raises(ConnectionError):
             async with asyncio.timeout(5):
-                for _ in range(1000):
-                    await connection.send(b"x" * 1000)
+                while True:
+                    await connection.send(b"GET /" + b"x" * 10_000)
                     await asyncio.sleep(0.001)
-                await connection.head()
 
 
 CHUNKED = request_bytes("POST", "/", b"", ("transfer-encoding", "chunked"))
@@ -215,7 +296,7 @@ async def test_what_is_neither_head_nor_body_is_cut_by_its_size(before: bytes, e
 
 
 async def test_a_body_of_many_small_pieces_is_no_endless_head() -> None:
-    async with listening(App(), head_bytes_max=1000) as listener, wire(port_of(listener)) as connection:
+    async with listening(App(), head_bytes_max=1024) as listener, wire(port_of(listener)) as connection:
         await connection.send(CHUNKED)
         for _ in range(100):
             await connection.send(b"1\r\nx\r\n" * 50)

@@ -1,0 +1,167 @@
+"""One connection of a host's listener: uvicorn's, with the limits that it lacks.
+
+How many there are, how long and how large a head may be, which headers count, and how long a client may send what
+nobody reads. A head is measured as the edge measures it (path and query, and each header as ``name: value`` and a line
+end), so that both refuse the same ones, and both with a problem document.
+
+A request's headers are those of its head. What a client sends after a chunked body (trailers) is dropped: no proxy has
+looked at it, and uvicorn would put it among the headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from actors.api_answers import problem_answer
+from actors.errors import BadRequest, HeadTooLarge, RehydraError, TargetTooLong, TooBusy
+from actors.settings import HttpSettings
+
+TICK_S: Final = 1.0
+"""How often the listener has its connections look at the time."""
+EXCESS_BYTES_MAX: Final = 8 << 20
+"""What a client may go on to send after its answer (a 413) before it is cut off instead of listened to."""
+INTERNAL_BYTES_MAX: Final = 1_024
+INTERNAL_HEADERS_MAX: Final = 8
+"""What the edge and other hosts may add to a client's headers, beyond the limits that the client is held to."""
+
+
+class HeadRefused(Exception):
+    """Ends the parsing of a head that is over a limit."""
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection. Its listener calls ``cut_if_late`` every ``TICK_S``."""
+
+    def __init__(self, config: Config, state: ServerState, settings: HttpSettings) -> None:
+        super().__init__(config, state, {})
+        self._settings = settings
+        self._head_bytes_max = settings.head_bytes_max + INTERNAL_BYTES_MAX
+        self._headers_max = settings.headers_max + INTERNAL_HEADERS_MAX
+        self._since = time.monotonic()
+        """When the client began to send the request that isn't complete, or to be idle without a first one."""
+        self._in_head = True
+        self._head_bytes = 0
+        self._bodiless_bytes = 0
+        """Received since the last of a body, or of a complete head: a head, the frame of a chunk, trailers."""
+        self._incomplete = True
+        self._excess_bytes = 0
+        self._refused = False
+        """Its last answer is given, or on its way; what it still sends is dropped."""
+        self._closing_since = 0.0
+        self.url = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._settings.connections_max:
+            transport.write(_TOO_BUSY)
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._refused:
+            self._drop(len(data))
+            return
+        # This piece may end with a body's beginning, hence only what came before it is measured.
+        if self._bodiless_bytes > self._head_bytes_max:
+            if self._in_head:
+                self._refuse(self._head_refusal())
+            else:
+                self.transport.abort()
+            return
+        self._bodiless_bytes += len(data)
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._incomplete = self._in_head = True
+        self._head_bytes = 2
+        self._since = time.monotonic()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._head_bytes += len(url)
+        if len(self.url) > self._settings.head_bytes_max:
+            raise HeadRefused
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+            self._head_bytes += len(name) + len(value) + 4
+            if self._head_bytes > self._head_bytes_max or len(self.headers) > self._headers_max:
+                raise HeadRefused
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._bodiless_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._bodiless_bytes = 0
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._drop(len(body))
+
+    def on_message_complete(self) -> None:
+        self._incomplete = False
+        self._in_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Not HTTP, or a head over a limit: there is no request to answer, but an answer all the same."""
+        over = len(self.headers or ()) > self._headers_max or self._head_bytes > self._head_bytes_max
+        too_long = len(self.url) > self._settings.head_bytes_max
+        self._refuse(self._head_refusal() if self._in_head and (over or too_long) else _NOT_HTTP)
+
+    def _head_refusal(self) -> bytes:
+        http = self._settings
+        if len(self.url) > http.head_bytes_max:
+            return _raw(b"414 URI Too Long", TargetTooLong(f"At most {http.head_bytes_max} bytes are allowed."))
+        limit = f"At most {http.head_bytes_max} bytes in {http.headers_max} lines are allowed."
+        return _raw(b"431 Request Header Fields Too Large", HeadTooLarge(limit))
+
+    def _refuse(self, answer: bytes) -> None:
+        """The last answer on this connection, unless an earlier request's is still to come: then that is."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        self._refused = self._in_head
+        if busy and self._in_head:
+            self.cycle.keep_alive = False
+        elif busy and self.cycle.response_started:
+            self.transport.abort()
+        else:
+            self.transport.write(answer)
+            # Closing while the client still sends would have its kernel throw the answer away.
+            (self.transport.write_eof if self._in_head else self.transport.close)()
+
+    def _drop(self, size: int) -> None:
+        self._excess_bytes += size
+        if self._excess_bytes > EXCESS_BYTES_MAX:
+            self.transport.abort()
+
+    def cut_if_late(self, now: float) -> None:
+        """Called by the ticker. The body of a request that is being served has its own limit (``body_s``)."""
+        since = self._since
+        answered = self.cycle is None or self.cycle.response_complete
+        if self.transport.is_closing() or (self._refused and answered):
+            # Closed, and the client takes the last bytes slowly, or never; or goes on sending.
+            since = self._closing_since = self._closing_since or now
+        elif not (self._incomplete and (self._in_head or answered)):
+            return
+        if now - since > self._settings.body_s + TICK_S:
+            self.transport.abort()
+
+
+def _raw(status_line: bytes, error: RehydraError) -> bytes:
+    answer = problem_answer(error, (b"connection", b"close"))
+    head = b"".join(b"%b: %b\r\n" % header for header in answer.headers)
+    return b"HTTP/1.1 %b\r\n%b\r\n%b" % (status_line, head, answer.body)
+
+
+_TOO_BUSY: Final = _raw(b"503 Service Unavailable", TooBusy())
+_NOT_HTTP: Final = _raw(b"400 Bad Request", BadRequest("This isn't HTTP/1.1."))
