@@ -12,7 +12,7 @@ from actors.ticket import Elsewhere, Ticket
 
 async def follow(ticket: Ticket, requester: Requester) -> Done | RehydraError | Elsewhere:
     """Wait for the ticket's end; hand what it says through as it comes. No await between a look and the wait."""
-    ticket.attached += 1
+    ticket.attach()
     try:
         if not requester.stream:
             while ticket.end is None:
@@ -20,7 +20,7 @@ async def follow(ticket: Ticket, requester: Requester) -> Done | RehydraError | 
             return ticket.end
         return await _stream(ticket, requester)
     finally:
-        ticket.attached -= 1
+        ticket.detach()
 
 
 async def _stream(ticket: Ticket, requester: Requester) -> Done | RehydraError | Elsewhere:

@@ -7,7 +7,7 @@ the limit doesn't apply to them: the sender has accepted them already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -54,6 +54,10 @@ class Mailbox(Generic[T]):
         if not self._waiting:
             return None
         return self._waiting.pop(next(iter(self._waiting)))
+
+    def keep(self, wanted: Callable[[T], bool]) -> None:
+        """Forget every entry that isn't ``wanted``; the others keep their order."""
+        self._waiting = {turn_id: entry for turn_id, entry in self._waiting.items() if wanted(entry)}
 
     def take_all(self) -> list[T]:
         """Remove and return everything, oldest first."""

@@ -108,6 +108,8 @@ class Activation:
             if self.transcript.find(request.turn_id) is None and not self._runs(request.turn_id)
         ]
         self.mailbox.put_first(fresh)
+        for turn_id, ticket in fresh:
+            (self.mailbox.find(turn_id) or ticket).handed_over = True
         if self.phase is Phase.ACTIVATING:
             self.batch_until = wait_until
         self.wake()
@@ -189,7 +191,14 @@ class Activation:
         if isinstance(answer, Held):
             self._leave_to(answer)
             return False
-        self._load(*answer)
+        grant, lapses = answer
+        placement = self._home.placement
+        if not (placement.trusted() and placement.lapses == lapses):
+            # This host was frozen, or cut off, while it claimed. Whoever waited here and has gone may have been told by
+            # a holder of that time that its turn is not done (I10).
+            await _read_disconnects()
+            self.mailbox.keep(lambda ticket: ticket.wanted)
+        self._load(grant, lapses)
         return True
 
     def _load(self, grant: Granted, lapses: int) -> None:
@@ -270,7 +279,7 @@ class Activation:
         self.reason = Reason.FENCED
         self._home.forget(self, Reason.FENCED)
         await _read_disconnects()
-        waiting = [entry for entry in [ticket, *self.mailbox.take_all()] if entry.attached]
+        waiting = [entry for entry in [ticket, *self.mailbox.take_all()] if entry.wanted]
         # As one batch, so that they keep their order at the holder; if that fails they are passed on one by one.
         await give(self._home, self.key, holder, waiting)
         for entry in waiting:
@@ -285,7 +294,7 @@ class Activation:
         """
         self._move(Event.DROP)
         self.reason = reason
-        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.attached]
+        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.wanted]
         self._home.forget(self, reason)
         if waiting:
             self._home.again(self.key, waiting)

@@ -35,6 +35,7 @@ class Ticket:
         "end",
         "epoch",
         "generation",
+        "handed_over",
         "pieces",
         "request",
         "restarts",
@@ -51,6 +52,8 @@ class Ticket:
         """How often its turn was run anew because its commit stayed unknown."""
         self.shared = False
         """Another host has, or may have, this turn too: what happens here no longer tells that it isn't done."""
+        self.handed_over = False
+        """It came in a batch: a holder has accepted it, and its requesters are still on their way here."""
         self.epoch = 0
         """Epoch of the running attempt; 0 while none runs."""
         self.generation = 0
@@ -58,6 +61,20 @@ class Ticket:
         self.pieces: list[str] = []
         self.end: Done | RehydraError | Elsewhere | None = None
         self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for it, or is about to."""
+        return self.attached > 0 or self.handed_over
+
+    def attach(self) -> None:
+        """One more request of this host waits for it."""
+        self.attached += 1
+        self.handed_over = False
+
+    def detach(self) -> None:
+        """A request has its answer, or has gone; the turn goes on."""
+        self.attached -= 1
 
     def begin(self, epoch: int) -> None:
         """An attempt starts to run."""

@@ -9,7 +9,7 @@ from actors.agent import Conversation
 from actors.errors import Outcome, PoisonTurn, StateRegressed, Unreachable
 from actors.model import HostRef, Lease, SessionKey, TurnRequest
 from actors.ports import Done, Residence
-from actors.stores.base import CheckAnswer, Granted, Held, Ok
+from actors.stores.base import CheckAnswer, ClaimAnswer, Granted, Held, Ok
 from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
 STRANGER = HostRef("x", "slot-9", "x:1")
@@ -453,5 +453,70 @@ def test_a_request_is_not_passed_on_without_end() -> None:  # I6
         await world.memory.claim(KEY, "t", STRANGER)
         problem = (await ask(a, "x", hops=4)).problem
         assert isinstance(problem, Unreachable) and problem.outcome is Outcome.UNKNOWN
+
+    in_virtual_time(scenario)
+
+
+async def gone(asking: asyncio.Task[Client]) -> None:
+    """The client's connection has broken."""
+    asking.cancel()
+    await asyncio.wait([asking])
+
+
+def test_a_turn_that_lost_its_lease_is_not_run_again_for_a_client_that_has_gone() -> None:  # I10
+    """Another host may have told that client that its turn is not done."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        a = world.host("a")
+        left, stayed = (asyncio.create_task(ask(a, name)) for name in ("left", "stayed"))
+        await world.until(lambda: gate.running == ["left"])
+        await gone(left)
+        world.memory.expire(KEY)
+        gate.open("left", "stayed")
+        assert (await stayed).turn_seq == 1
+        assert gate.started == ["left", "stayed"]
+        assert [turn.message for turn in await world.log()] == ["stayed"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_host_that_was_cut_off_while_it_claimed_runs_nothing_for_clients_that_have_gone() -> None:  # I10
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        a = world.host("a")
+        view = world.views["a"]
+        asked, answer_now = asyncio.Event(), asyncio.Event()
+        claim = world.memory.claim
+
+        async def slow(key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None) -> ClaimAnswer:
+            answer = await claim(key, token, host, over)
+            asked.set()
+            await answer_now.wait()
+            return answer
+
+        world.memory.claim = slow  # type: ignore[method-assign, assignment]
+        left, stayed = (asyncio.create_task(ask(a, name)) for name in ("left", "stayed"))
+        await asked.wait()
+        await a.accept_batch(KEY, [request("handed over")])
+        await gone(left)
+        view.lapses += 1
+        answer_now.set()
+        # A batch was accepted by a holder: its requesters are on their way.
+        assert (await stayed).turn_seq == 2
+        assert [turn.message for turn in await world.log()] == ["handed over", "stayed"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_client_that_leaves_before_the_lease_is_there_has_its_turn_all_the_same() -> None:
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        a = world.host("a")
+        left = asyncio.create_task(ask(a, "left"))
+        await asyncio.sleep(0)
+        await gone(left)
+        assert (await ask(a, "next")).turn_seq == 2
 
     in_virtual_time(scenario)

@@ -385,8 +385,8 @@ MUTANTS: Final = (
     _one(
         "the commit is cancelled with its client",
         FOLLOWING,
-        "    finally:\n        ticket.attached -= 1\n",
-        "    except BaseException:\n        if ticket.attached == 1 and ticket.activation.task is not None:\n            ticket.activation.task.cancel()\n        raise\n    finally:\n        ticket.attached -= 1\n",
+        "    finally:\n        ticket.detach()\n",
+        "    except BaseException:\n        if ticket.attached == 1 and ticket.activation.task is not None:\n            ticket.activation.task.cancel()\n        raise\n    finally:\n        ticket.detach()\n",
     ),
     # --- leaving, and coming back ---------------------------------------------------------------------------------
     _one(
@@ -442,13 +442,13 @@ MUTANTS: Final = (
     _one(
         "who starts over goes to the end of the line",
         SESSION,
-        "        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.attached]\n",
-        "        waiting = [ticket for ticket in [*self.mailbox.take_all(), *running] if ticket.attached]\n",
+        "        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.wanted]\n",
+        "        waiting = [ticket for ticket in [*self.mailbox.take_all(), *running] if ticket.wanted]\n",
     ),
     _one(
         "a turn that nobody waits for is run again",
         SESSION,
-        "        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.attached]\n",
+        "        waiting = [ticket for ticket in [*running, *self.mailbox.take_all()] if ticket.wanted]\n",
         "        waiting = [*running, *self.mailbox.take_all()]\n",
     ),
     _one(

@@ -21,6 +21,16 @@ def test_a_full_mailbox_takes_no_arrival_and_forgets_none() -> None:
     assert mailbox.take_all() == [1]
 
 
+def test_what_is_no_longer_wanted_is_forgotten_and_the_rest_keeps_its_order() -> None:
+    mailbox: Mailbox[int] = Mailbox(4)
+    for number, name in enumerate("abcd"):
+        mailbox.offer(name, number)
+    mailbox.keep(lambda number: number != 1)
+    assert mailbox.find("b") is None
+    assert mailbox.offer("e", 4)
+    assert mailbox.take_all() == [0, 2, 3, 4]
+
+
 def test_a_batch_goes_before_arrivals_and_beyond_the_limit() -> None:
     mailbox: Mailbox[str] = Mailbox(2)
     mailbox.offer("own-1", "own-1")
