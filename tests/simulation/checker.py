@@ -297,7 +297,11 @@ def _batch_before_own(
         for came_at, accepted in group:
             for _, other in own:
                 run = facts.runs.get(min(runs_named_in(other.turn.reply), default=0))
-                if run is not None and run.start.seq > came_at and other.seq < accepted.seq:
+                if run is None or run.start.seq < came_at or other.seq > accepted.seq:
+                    continue
+                # A turn whose note was on its way to the store when the batch came was no longer waiting.
+                noted = [note for note in facts.notes if (note.process, note.running) == (process, other.turn.turn_id)]
+                if not any(note.sent <= facts.events[came_at - 1].at for note in noted):
                     text = f"{other.turn.turn_id} on {process} overtook {accepted.turn.turn_id}, which was handed over"
                     facts.report("I4", other.seq, text)
 
