@@ -108,8 +108,9 @@ def test_of_two_starts_at_one_time_one_goes_on_and_the_other_says_so(stack: Stac
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
     said = [start.communicate(timeout=START_S) for start in starts]
-    assert sorted(start.returncode for start in starts) == [0, 2], said
-    (shown,), (refused,) = filter(None, (out for out, _ in said)), filter(None, (error for _, error in said))
+    by_code = {start.returncode: each for start, each in zip(starts, said, strict=True)}
+    assert sorted(by_code) == [0, 2], said
+    shown, refused = by_code[0][0], by_code[2][1]
     assert f"http://127.0.0.1:{stack.port}/chat" in shown
     assert refused.startswith(f"deploy/up: Port {stack.port} is being started by pid ")
     assert refused.count("\n") == 1

@@ -131,7 +131,7 @@ async def test_a_store_that_hangs_blocks_neither_the_health_listener_nor_the_loo
         assert time.monotonic() - started < 1.0
         store.flowing.set()
         await asyncio.wait_for(a.wait_trusted(), 5)
-        assert a.lapses == 1
+        assert a.lapses >= 1  # More, if this machine had something better to do meanwhile.
 
 
 async def test_a_store_outage_evicts_nobody() -> None:

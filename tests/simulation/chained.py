@@ -34,7 +34,8 @@ def runs_named_in(text: str) -> set[int]:
 
 
 class Chained:
-    """One per process. Behaviours: ``quick``, ``slow:S``, ``block:S``, ``raise``, ``late``, ``flaky:S``, ``poison``."""
+    """One per process. Behaviours: ``quick``, ``slow:S``, ``block:S``, ``raise``, ``late``, ``flaky:S``, ``first:S``
+    (its first attempt fails late, its others are quick), ``poison``."""
 
     def __init__(self, process: SimProcess, rng: random.Random) -> None:
         self._process = process
@@ -66,11 +67,14 @@ class Chained:
             history.add(RunEnded(run, how))
 
     async def _work(self, run: int, conversation: Conversation) -> AsyncIterator[str]:
-        behaviour, _, argument = conversation.message.partition(" ")[0].partition(":")
-        pieces = 1 + conversation.message.count("+")
+        how = conversation.message.partition(" ")[0]
+        pieces = 1 + how.count("+")
+        behaviour, _, argument = how.rstrip("+").partition(":")
         pause_s = self._rng.uniform(0.0, 0.02)
         match behaviour:
             case "slow" | "flaky" if argument:
+                pause_s = float(argument) / pieces
+            case "first" if conversation.attempt == 1:
                 pause_s = float(argument) / pieces
             case "block":
                 self._process.stall(float(argument))
@@ -84,6 +88,8 @@ class Chained:
         for number in range(pieces):
             await asyncio.sleep(pause_s)
             if behaviour == "raise" or (behaviour == "flaky" and self._rng.random() < 0.5 / pieces):
+                raise ArithmeticError("as the message says")
+            if behaviour == "first" and conversation.attempt == 1 and number == pieces - 1:
                 raise ArithmeticError("as the message says")
             if number < pieces - 1:
                 yield f"~{run}"

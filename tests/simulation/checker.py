@@ -139,6 +139,7 @@ def check_i3_at_most_once(facts: Facts) -> None:
         for first, second in pairwise(times):
             if not facts.restored_between(first.seq, second.seq):
                 facts.report("I3", second.seq, f"{turn_id} is applied twice")
+    _not_run_again(facts)
     sent: dict[tuple[SessionKey, str], set[str]] = defaultdict(set)
     for op in facts.ops.values():
         sent[op.start.key, op.start.turn_id].add(op.start.fingerprint)
@@ -153,6 +154,23 @@ def check_i3_at_most_once(facts: Facts) -> None:
             facts.report(
                 "I3", op.end.seq, f"{op.start.turn_id} is called a mismatch, but was sent with one message only"
             )
+
+
+def _not_run_again(facts: Facts) -> None:
+    """A host never runs a turn that stands in the very log that it was granted: the store would not take it twice, but
+    the agent may do things that nobody can take back. And the agent is told how often hosts died before it."""
+    for run in facts.runs.values():
+        grant = facts.granted(run.start.key, run.start.process, run.start.seq)
+        if grant is None:
+            continue
+        if any(turn.turn_id == run.start.turn_id for turn in grant.checkpoint.turns):
+            text = f"{run.start.process} runs {run.start.turn_id} again, which is in the log that it was granted"
+            facts.report("I3", run.start.seq, text)
+        since = facts.commits_under(grant.lease, run.start.key, run.start.seq)
+        expected = 1 if since else grant.takeovers + 1
+        if run.start.attempt != expected:
+            text = f"{run.start.turn_id} is told to be attempt {run.start.attempt}, not {expected}"
+            facts.report("I3", run.start.seq, text)
 
 
 def check_i4_no_overlap(facts: Facts) -> None:
@@ -293,11 +311,15 @@ def _batches_are_kept(facts: Facts) -> None:
 def _batch_before_own(
     facts: Facts, process: str, own: list[tuple[int, Accepted]], batched: dict[int, list[tuple[int, Accepted]]]
 ) -> None:
+    begun: dict[str, int] = {}
+    for run in facts.runs.values():
+        if run.start.process == process:
+            # What was running when the batch came, and was run anew since, has overtaken nobody.
+            begun.setdefault(run.start.turn_id, run.start.seq)
     for group in batched.values():
         for came_at, accepted in group:
             for _, other in own:
-                run = facts.runs.get(min(runs_named_in(other.turn.reply), default=0))
-                if run is None or run.start.seq < came_at or other.seq > accepted.seq:
+                if begun.get(other.turn.turn_id, 0) < came_at or other.seq > accepted.seq:
                     continue
                 # A turn whose note was on its way to the store when the batch came was no longer waiting.
                 noted = [note for note in facts.notes if (note.process, note.running) == (process, other.turn.turn_id)]
@@ -341,9 +363,14 @@ def _probes(facts: Facts, quiet: h.Fault, probed: h.Fault) -> None:
 
 def check_i6_bounded(facts: Facts) -> None:
     limits = facts.limits
+    handed_over: dict[str, set[str]] = defaultdict(set)
+    batched = [arrival for arrival in facts.arrived if arrival.via == "batch"]
     for gauge in facts.gauges:
-        # Each hand-over may bring a whole mailbox on top of one's own, from host to host.
-        if gauge.waiting > 6 * limits.mailbox_max:
+        while batched and batched[0].seq < gauge.seq:
+            arrival = batched.pop(0)
+            handed_over[arrival.process].add(arrival.turn_id)
+        # A turn that is run anew goes back into its mailbox; what another host hands over comes on top.
+        if gauge.waiting > limits.mailbox_max + 1 + len(handed_over[gauge.process]):
             facts.report("I6", gauge.seq, f"{gauge.waiting} turns wait in one mailbox of {gauge.process}")
         if gauge.attached > limits.attachments_max:
             facts.report("I6", gauge.seq, f"{gauge.attached} requests wait for one turn on {gauge.process}")
@@ -386,13 +413,14 @@ def _silent(facts: Facts, said: h.Said, grant: LeaseAt | None) -> None:
     now = facts.lease_at(said.key, said.seq)
     if grant is None or now is None or now.born != grant.born or now.epoch <= grant.epoch:
         return
-    if now.holder in ("", said.process) or facts.restored_between(grant.seq, said.seq):
+    since = [lease for lease in facts.leases[said.key] if grant.seq < lease.seq <= said.seq]
+    others = [lease.holder for lease in since if lease.holder not in ("", said.process)]
+    if now.holder == said.process or not others or facts.restored_between(grant.seq, said.seq):
         return
-    if any(_came_late(facts, lease) for lease in facts.leases[said.key] if grant.seq < lease.seq <= said.seq):
+    if any(_came_late(facts, lease) for lease in since):
         return
-    facts.report(
-        "I8", said.seq, f"{said.process} says its own {said.what} of {said.turn_id}; {now.holder} holds the lease"
-    )
+    text = f"{said.process} says its own {said.what} of {said.turn_id}; {others[-1]} has held the lease since"
+    facts.report("I8", said.seq, text)
 
 
 def _came_late(facts: Facts, lease: LeaseAt) -> bool:
@@ -442,6 +470,8 @@ def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) ->
     answered = op.end.seq
     if isinstance(op.end.final, SessionDeleted) and any(seq < answered for seq in facts.restores):
         return  # A store that has forgotten a deletion brings back what was deleted.
+    if isinstance(op.end.final, MailboxFull | KeyMismatch) and _lease_forgotten(facts, op.end.final):
+        return  # A refusal from memory: nobody tells a host that the store has forgotten its lease.
     problem = type(op.end.final).__name__
     for accepted in done:
         record = (accepted.key, accepted.turn.turn_seq, accepted.turn.turn_id, accepted.turn.reply)
@@ -459,6 +489,13 @@ def _not_done(facts: Facts, op: Op, done: list[Accepted], attempts: list[Op]) ->
             turn_id = op.start.turn_id
             text = f"{turn_id} was called not done ({problem}) at {answered}, and is done without being asked again"
             facts.report("I10", accepted.seq, text)
+
+
+def _lease_forgotten(facts: Facts, final: RehydraError) -> bool:
+    """Whether the store has forgotten something since the host that gave this answer got its lease."""
+    said = next((said for said in facts.said if said.final is final), None)
+    grant = facts.grant_before(said.key, said.process, said.seq) if said is not None else None
+    return said is not None and grant is not None and facts.restored_between(grant.seq, said.seq)
 
 
 def _poison(facts: Facts) -> None:
@@ -507,10 +544,17 @@ def _poison_ends(facts: Facts) -> None:
 def check_live_holders_are_never_robbed(facts: Facts) -> None:
     for call in facts.takeovers:
         assert call.over is not None
-        holder, ttl_s = call.over[0], facts.limits.beat_ttl_s
-        gone = any(event.what in ("crashed", "left") and event.at <= call.at for event in facts.processes[holder])
-        if not gone and not _was_silent(facts, holder, call.sent - 3 * ttl_s, call.sent):
-            facts.report("live", call.seq, f"{call.process} took {call.key} from {holder}, which is alive")
+        if _was_alive(facts, call.over[0], call.sent, call.at):
+            facts.report("live", call.seq, f"{call.process} took {call.key} from {call.over[0]}, which is alive")
+    for event in facts.evicted:
+        if _was_alive(facts, event.victim, event.sent, event.at):
+            facts.report("live", event.seq, f"{event.process} took {event.victim}, which is alive, off the ring")
+
+
+def _was_alive(facts: Facts, host: str, sent: float, applied: float) -> bool:
+    """Whether nobody could have called ``host`` dead shortly before ``sent``."""
+    gone = any(event.what in ("crashed", "left") and event.at <= applied for event in facts.processes[host])
+    return not gone and not _was_silent(facts, host, sent - 3 * facts.limits.beat_ttl_s, sent)
 
 
 def _was_silent(facts: Facts, holder: str, since: float, until: float) -> bool:

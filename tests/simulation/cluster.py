@@ -156,7 +156,13 @@ class Cluster:
             Client(self, f"c{number}", random.Random(f"{self.seed}/c{number}"), self.sessions)
             for number in range(self.plan.clients)
         ]
-        running = [world.spawn(client.run(self.plan.actions, self.plan.pace_s), client.name) for client in clients]
+
+        def over() -> bool:
+            return self._nemesis.over
+
+        running = [
+            world.spawn(client.run(self.plan.actions, self.plan.pace_s, over), client.name) for client in clients
+        ]
         nemesis = world.spawn(self._nemesis.run(), "nemesis")
         await nemesis
         done, late = await asyncio.wait(running, timeout=FINISH_S)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.model import SessionKey, Turn
+from actors.model import Lease, SessionKey, Turn
 from actors.stores.base import Granted, Ok
 from tests.simulation import history as h
 from tests.simulation.store_model import Complaint, StoreModel
@@ -110,6 +110,7 @@ class Facts:
         self.told: dict[tuple[str, SessionKey], list[h.Told]] = defaultdict(list)
         self.processes: dict[str, list[h.Process]] = defaultdict(list)
         self.beats: dict[str, list[float]] = defaultdict(list)
+        self.evicted: list[h.Evicted] = []
         self.gauges: list[h.Gauge] = []
         self.logs: list[h.Log] = []
         self.marks: dict[str, h.Fault] = {}
@@ -139,6 +140,20 @@ class Facts:
             if lease.call is not None and lease.call.process == process and isinstance(lease.call.answer, Granted):
                 return lease
         return None
+
+    def granted(self, key: SessionKey, process: str, seq: int) -> Granted | None:
+        """The last grant that ``process`` was told of before the event ``seq``."""
+        for told in reversed(self.told.get((process, key), [])):
+            if told.seq < seq and isinstance(told.answer, Granted):
+                return told.answer
+        return None
+
+    def commits_under(self, lease: Lease, key: SessionKey, seq: int) -> bool:
+        """Whether a turn was committed under that lease before the event ``seq``."""
+        return any(
+            each.seq < seq and each.key == key and (each.epoch, each.token) == (lease.epoch, lease.token)
+            for each in self.accepted
+        )
 
     def restored_between(self, first: int, second: int) -> bool:
         return any(first < seq < second for seq in self.restores)
@@ -245,6 +260,9 @@ class Facts:
 
     def _beaten(self, event: h.Beaten) -> None:
         self.beats[event.process].append(event.at)
+
+    def _evicted(self, event: h.Evicted) -> None:
+        self.evicted.append(event)
 
     def _gauge(self, event: h.Gauge) -> None:
         self.gauges.append(event)

@@ -8,6 +8,7 @@ server, so they enter the trace relative to the birth of their session.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +164,15 @@ class Beaten(Event):
 
 
 @dataclass(slots=True)
+class Evicted(Event):
+    """The store took ``victim`` off the table, or forgot its beats, because ``process`` called it dead at ``sent``."""
+
+    process: str
+    victim: str
+    sent: float
+
+
+@dataclass(slots=True)
 class Gauge(Event):
     """Largest numbers in one host's memory at one moment."""
 
@@ -204,6 +214,8 @@ class History:
         self._clock = clock
         self.events: list[Event] = []
         self.closed = False
+        self.watcher: Callable[[Event], None] | None = None
+        """Is told of every event as it happens; may change the world, but runs nobody's code."""
         self._births: dict[SessionKey, list[int]] = {}
 
     def add(self, event: Event) -> None:
@@ -212,6 +224,8 @@ class History:
         event.seq = len(self.events) + 1
         event.at = self._clock()
         self.events.append(event)
+        if self.watcher is not None:
+            self.watcher(event)
 
     def trace(self) -> list[str]:
         """All events as text, the same in every run of their seed."""

@@ -98,9 +98,6 @@ class SimTimer(asyncio.TimerHandle):
         self.lane: Lane = self._context.get(LANE)  # type: ignore[attr-defined]
         self.number = loop.number()
 
-    def __lt__(self, other: Any) -> bool:
-        return (self._when, self.number) < (other._when, other.number)  # type: ignore[attr-defined,no-any-return]
-
 
 class SimFuture(asyncio.Future[Any]):
     """A future whose hash doesn't depend on its address, so that sets of futures have the same order in each run."""
@@ -133,7 +130,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._rng = rng
         self._now = start_s
         self._numbers = itertools.count(1)
-        self._timers: list[SimTimer] = []
+        self._timers: list[tuple[float, int, SimTimer]] = []
+        """A heap, by time and then by number."""
         self._runnable: list[Lane] = []
         self._graveyard: list[Any] = []
         self._closed = False
@@ -181,11 +179,11 @@ class SimLoop(asyncio.AbstractEventLoop):
     def _step(self) -> None:
         self._promote()
         while not self._runnable:
-            while self._timers and self._timers[0]._cancelled:  # type: ignore[attr-defined]
+            while self._timers and self._timers[0][2]._cancelled:  # type: ignore[attr-defined]
                 heapq.heappop(self._timers)
             if not self._timers:
                 raise LoopStuck(f"nothing left to run at {self._now:.6f} s")
-            self._now = max(self._now, self._timers[0]._when)  # type: ignore[attr-defined]
+            self._now = max(self._now, self._timers[0][0])
             self._promote()
         index = self._rng.randrange(len(self._runnable)) if len(self._runnable) > 1 else 0
         lane = self._runnable[index]
@@ -209,8 +207,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _promote(self) -> None:
         timers = self._timers
-        while timers and timers[0]._when <= self._now:  # type: ignore[attr-defined]
-            timer = heapq.heappop(timers)
+        while timers and timers[0][0] <= self._now:
+            timer = heapq.heappop(timers)[2]
             if not timer._cancelled:  # type: ignore[attr-defined]
                 self._enqueue(timer)
 
@@ -245,7 +243,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         timer = SimTimer(when, callback, args, self, context)
         if not self._closed:
-            heapq.heappush(self._timers, timer)
+            heapq.heappush(self._timers, (when, timer.number, timer))
         return timer
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:

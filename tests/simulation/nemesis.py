@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tests.simulation.ambush import Ambush
 from tests.simulation.history import Fault, Process
 from tests.simulation.plan import Plan
 
@@ -31,8 +32,10 @@ class Nemesis:
             "outage": self._outage, "cut": self._cut, "network": self._network, "store": self._store,
             "stale": self._stale, "stale edge": self._stale_edge, "drain": self._drain, "expire": self._expire,
             "strays": self._strays, "scale up": self._scale_up, "forget": self._forget, "bury": self._bury,
-            "split": self._split, "lag": self._lag,
+            "split": self._split, "lag": self._lag, "ghost": self._ghost,
+            "slow claims": self._slow_claims,
         }  # fmt: skip
+        self._ambush = Ambush(cluster, plan, rng)
         self.over = False
 
     async def run(self) -> None:
@@ -41,6 +44,10 @@ class Nemesis:
         kinds = self._plan.kinds
         if self._plan.forgets:
             cluster.store.snapshot()
+        cluster.edge.strays = self._plan.strays
+        self._ambush.lay()
+        if self._plan.ambushes and not kinds:
+            await asyncio.sleep(self._plan.trouble_s)
         while kinds:
             await asyncio.sleep(rng.expovariate(1 / self._plan.pause_s))
             if cluster.loop.time() >= end:
@@ -56,6 +63,7 @@ class Nemesis:
         """Whatever was broken works again; the hosts that are gone have successors."""
         cluster = self._cluster
         self.over = True
+        self._ambush.lift()
         cluster.store.down = False
         cluster.store.cut.clear()
         for dice in (cluster.network.dice, cluster.store.dice):
@@ -131,6 +139,37 @@ class Nemesis:
     def _lag(self) -> None:
         """The store is slow, and now and then very slow."""
         self._cluster.store.dice.slow = self._rng.choice((0.0, 0.1, 0.5))
+
+    def _slow_claims(self) -> None:
+        """Loading a session takes its time."""
+        self._cluster.store.dice.slow_claim = self._rng.choice((0.3, 1.0))
+
+    def _ghost(self) -> None:
+        """H is frozen until G has found it dead; then H comes back and G is frozen at that moment, with requests on
+        their way to it. When G thaws, it knows of H's death, not of its return."""
+        cluster, rng = self._cluster, self._rng
+        living = [p for p in cluster.processes if p.live and not p.draining and p.view.ref.slot]
+        if len(living) < 2 or any(process.frozen for process in cluster.processes):
+            return
+        silent, ghost = rng.sample(living, 2)
+        silent.freeze()
+        cluster.edge.strays = 1.0
+
+        def swap() -> None:
+            if not self.over:
+                silent.thaw()
+                ghost.freeze()
+                self._later(rng.uniform(7.0, 10.0), ghost.thaw)
+
+        def look(tries: int) -> None:
+            if ghost.live and not self.over and ghost.view.is_dead(silent.view.ref):
+                self._later(rng.uniform(0.0, 0.3), swap)
+            elif tries:
+                self._later(0.1, lambda: look(tries - 1))
+            else:
+                silent.thaw()
+
+        look(40)
 
     def _stale(self) -> None:
         if (process := self._victim()) is not None:

@@ -26,6 +26,14 @@ class Theme:
     behaviours: tuple[str, ...] = ()
     likes: str = ""
     """What clients do more than usual: burst, twins, repeat, delete."""
+    ambushes: tuple[str, ...] = ()
+    """See ``ambush``."""
+    crowded: bool = False
+    """One session, many clients, on few hosts."""
+    brief: bool = False
+    """Sessions leave memory at once, and clients are slow, so that they do."""
+    strays: float = 0.0
+    """How many requests go to any host, from the start."""
 
 
 THEMES: Final = (
@@ -40,8 +48,26 @@ THEMES: Final = (
     Theme(("split", "expire", "strays", "drain"), (), "delete"),
     Theme(("network", "crash", "stall"), (), "repeat"),
 )
+AMBUSHES: Final = (
+    Theme(
+        (), ("first:5+++++++", "first:4+++++", "slow:5+++++++++"), "twins", ("cut runner",),
+        crowded=True, strays=0.5,
+    ),
+    Theme(
+        ("slow claims", "lag"), ("slow:0.3", "slow:0.4++", "slow:1.2++", "quick+"), "burst", ("disowned",),
+        crowded=True, strays=0.5,
+    ),
+    Theme(("freeze",), ("quick", "quick+", "slow:0.4++"), "", ("late twin",), crowded=True, brief=True, strays=0.7),
+    Theme((), ("quick", "quick+", "slow:0.4++"), "", ("straggler",), crowded=True, strays=0.5),
+    Theme(("ghost",), ("quick", "quick+", "slow:0.3"), "burst", crowded=True, strays=0.5),
+)  # fmt: skip
+FORGOTTEN_GRANT: Final = Theme(
+    (), ("slow:0.3", "slow:1.2++", "slow:2.5+++"), "", ("disowned", "forgotten grant"), crowded=True, strays=0.3
+)
+FORGOTTEN_TURN: Final = Theme((), ("quick", "quick+"), "repeat", ("forgotten turn",), crowded=True, brief=True)
 LOSS: Final = Theme(("forget", "forget", "split", "strays", "drain"), ("quick", "quick+", "slow:0.4++"), "repeat")
 """Two hosts must meet over what was forgotten."""
+LOSSES: Final = (LOSS, LOSS, FORGOTTEN_GRANT, FORGOTTEN_GRANT, FORGOTTEN_TURN, FORGOTTEN_TURN, *THEMES[:2])
 
 
 class Plan:
@@ -49,12 +75,14 @@ class Plan:
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(f"{seed}/plan")
-        self.forgets = seed % 8 == 5
-        theme = LOSS if self.forgets and rng.random() < 0.7 else rng.choice(THEMES)
+        self.forgets = seed % 5 == 3
+        theme = rng.choice(LOSSES if self.forgets else (*THEMES, *AMBUSHES, *AMBUSHES))
         self.kinds = [kind for kind in theme.kinds if rng.random() < 0.75]
         self.kinds += rng.sample(KINDS, rng.choice((0, 1, 1, 2)) if theme.kinds else rng.choice((0, 1, 2, 3, 4, 6)))
-        if self.forgets:
+        if self.forgets and not theme.ambushes:
             self.kinds.append("forget")
+        if theme.ambushes or theme.crowded:
+            self.kinds = list(theme.kinds)
         self.pause_s = rng.choice((0.1, 0.3, 0.5, 1.0, 3.0))
         self.trouble_s = rng.choice((4.0, 8.0, 14.0))
         self.hosts = rng.choice((2, 3, 3, 3))
@@ -68,6 +96,19 @@ class Plan:
         self.twins = 0.3 if theme.likes == "twins" else 0.08
         self.repeats = 0.25 if theme.likes == "repeat" else 0.08
         self.deletions = 0.1 if theme.likes == "delete" else rng.choice((0.0, 0.0, 0.03))
+        self.ambushes = theme.ambushes
+        self.strays = theme.strays
+        self.streams = 0.9 if "cut runner" in theme.ambushes else 0.5
+        if theme.crowded:
+            self.sessions = rng.choice((1, 1, 2))
+            self.hosts = rng.choice((2, 3))
+            self.clients = rng.choice((4, 5))
+            self.trouble_s = 14.0 if "ghost" in theme.kinds else rng.choice((8.0, 14.0))
+            self.twins = 0.5 if theme.likes == "twins" else self.twins
+        if theme.brief:
+            self.idle_s = 0.2
+            self.pace_s = rng.choice((0.7, 1.5))
+            self.clients, self.actions, self.hosts = 3, 12, 3
         self._behaviours = [*(theme.behaviours or CALM)]
         self._behaviours += [extra for extra in SPICE if rng.random() < (0.1 if theme.behaviours else 0.3)]
 

@@ -24,7 +24,7 @@ from tests.simulation.store_faults import SimMembership, SimStore
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
-TICK_S = 0.1
+TICK_S = 0.5
 SPACING_S = 0.05
 
 
@@ -160,11 +160,12 @@ class SimProcess:
         self.beats.crash()
         self.cluster.network.broken_by(self)
 
-    def insist(self) -> None:
-        """Its ring has one member: itself."""
-        if not self.crashed and self.view.ref.slot:
+    def insist(self, owner: SimProcess | None = None) -> None:
+        """Its ring has one member: itself, or ``owner``."""
+        owner = owner or self
+        if not self.crashed and owner.view.ref.slot:
             self.stale = True
-            alone = Member(self.view.ref.slot, self.incarnation, self.address, 1)
+            alone = Member(owner.view.ref.slot, owner.incarnation, owner.address, 1)
             ring = Ring.of(Table(self.view.ring_version, {alone.slot: alone}), self.cluster.settings.ring.vnodes)
             self.main.call(0.0, self._use, ring)
 

@@ -30,7 +30,7 @@ from actors.stores.base import (
 )
 from actors.stores.memory import MemoryStore
 from actors.stores.memory_membership import MemoryMembership
-from tests.simulation.history import Beaten, Expired, History, Restored, Snapshot, StoreCall, Told
+from tests.simulation.history import Beaten, Evicted, Expired, History, Restored, Snapshot, StoreCall, Told
 from tests.simulation.loop import SimLoop
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Dice:
         self.duplicate = 0.0
         self.slow = 0.0
         self.full = 0.0
+        self.slow_claim = 0.0
         self.lost_beat = 0.0
 
 
@@ -114,6 +115,7 @@ class StoreWorld:
         self.down = False
         self.cut: set[str] = set()
         """Processes whose way to the store is cut."""
+        self._takeovers: dict[int, Callable[[], None]] = {}
 
     def latency(self) -> float:
         if self.rng.random() < self.dice.slow:
@@ -122,6 +124,15 @@ class StoreWorld:
 
     def reachable(self, process: str) -> bool:
         return not self.down and process not in self.cut
+
+    def sent(self, record: StoreCall, again: Callable[[], None]) -> None:
+        """A call is on its way. Of takeovers a twin is kept, which may arrive at any time."""
+        if record.over is not None:
+            self._takeovers[record.number] = again
+
+    def repeat_takeover(self, number: int) -> None:
+        """The twin of that takeover arrives now."""
+        self._takeovers[number]()
 
     def expire(self, key: SessionKey) -> None:
         self.backend.expire(key)
@@ -195,6 +206,9 @@ class SimStore:
             raise StoreFull("full")
         if rng.random() >= dice.lost_request:
             delay_s = rng.uniform(0.5, 12.0) if rng.random() < dice.delayed else world.latency()
+            if record.call == "claim" and rng.random() < dice.slow_claim:
+                delay_s += rng.uniform(0.1, 0.8)
+            world.sent(record, lambda: self._apply(record, apply, None))
             world.loop.world.call(delay_s, self._apply, record, apply, answered)
             if rng.random() < dice.duplicate:
                 again_s = rng.choice((0.001, 0.1, 1.0, 6.0)) * rng.random()
@@ -265,10 +279,21 @@ class SimMembership:
         await self._send(lambda: self._inner.join(process.incarnation, process.address, 1, 1, slots_max))
 
     async def leave(self, incarnation: str, gone: bool = False) -> None:
-        await self._send(lambda: self._inner.leave(incarnation, gone))
+        await self._call_dead(incarnation, lambda: self._inner.leave(incarnation, gone))
 
     async def evict(self, slot: str, incarnation: str) -> None:
-        await self._send(lambda: self._inner.evict(slot, incarnation))
+        await self._call_dead(incarnation, lambda: self._inner.evict(slot, incarnation))
+
+    async def _call_dead(self, incarnation: str, apply: Callable[[], Any]) -> None:
+        process, world = self._process, self._world
+        sent = world.loop.time()
+
+        def note() -> None:
+            apply()
+            if incarnation != process.incarnation:
+                world.history.add(Evicted(process.name, incarnation, sent))
+
+        await self._send(note)
 
     async def _send(self, apply: Callable[[], Any]) -> Any:
         world, rng, dice = self._world, self._world.rng, self._world.dice

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MailboxFull, Outcome, RehydraError, StoreFull
@@ -38,8 +39,11 @@ class Client:
         self.haste = 0.1
         """How often it goes away at once, and comes back with the same key."""
 
-    async def run(self, actions: int, pace_s: float) -> None:
-        for _ in range(actions):
+    async def run(self, actions: int, pace_s: float, over: Callable[[], bool]) -> None:
+        """Up to so many actions; few more once the trouble is over."""
+        for number in range(actions):
+            if over() and number > 2:
+                break
             await asyncio.sleep(self._rng.expovariate(1 / pace_s))
             await self._act()
 
@@ -123,7 +127,7 @@ class Client:
     ) -> Done | RehydraError | None:
         rng = self._rng
         request = TurnRequest(key, turn_id, fingerprint_of(message, None), message, None, if_match)
-        stream = rng.random() < 0.5
+        stream = rng.random() < self._cluster.plan.streams
         for number in range(tries):
             impatient = not patient or (number == 0 and rng.random() < self.haste and tries > 1)
             patience_s = rng.choice((0.0005, 0.005, 0.05, 1.0)) if impatient else 400.0
