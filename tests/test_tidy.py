@@ -21,9 +21,10 @@ PRODUCT = ("actors", "router", "deploy", "loadtest")
 LINES_MAX = 300
 LINES_OF = {
     "actors/host.py": 340,
-    "actors/session.py": 380,
+    "actors/session.py": 390,
     "actors/stores/scripts.py": 340,
-    "tests/simulation/checker.py": 600,
+    "tests/simulation/checker.py": 650,
+    "tests/simulation/mutants.py": 560,
 }
 """Files over the limit. Tests may be half as long again: they are lists of cases, read one at a time."""
 TEST_LINES_MAX = 550
