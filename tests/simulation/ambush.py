@@ -16,6 +16,7 @@ from actors.model import SessionKey
 from actors.stores.base import Granted, Ok
 from tests.simulation.history import Beaten, Event, Fault, Process, RunStarted, StoreCall
 from tests.simulation.plan import Plan
+from tests.simulation.workload import Client
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
@@ -31,7 +32,8 @@ class Ambush:
         laid: dict[str, Callable[[Event], None]] = {
             "forgotten grant": self._forgotten_grant, "forgotten turn": self._forgotten_turn,
             "late twin": self._late_twin, "cut runner": self._cut_runner, "disowned": self._disowned,
-            "straggler": self._straggler,
+            "straggler": self._straggler, "lost answer": self._lost_answer, "frozen runner": self._frozen_runner,
+            "deleted runner": self._deleted_runner,
         }  # fmt: skip
         self._laid = [(name, laid[name]) for name in plan.ambushes]
         self._strays = plan.strays
@@ -39,6 +41,7 @@ class Ambush:
         self._free: SessionKey | None = None
         self._kept: tuple[SessionKey, int] | None = None
         self._robbed: dict[SessionKey, tuple[str, int]] = {}
+        self._runners: dict[SessionKey, SimProcess] = {}
 
     def lay(self) -> None:
         if self._laid:
@@ -102,10 +105,50 @@ class Ambush:
         """H runs a turn and loses its way to the store, not to its clients. Another host takes over, and has done the
         same turn, when H's attempt goes on speaking, or fails; H's beats are accepted again by then, or are not."""
         if isinstance(event, RunStarted) and self._springs("cut runner", 0.5, rest_s=7.0):
-            store, name = self._cluster.store, event.process
-            store.cut.add(name)
-            self._cluster.history.add(Process(name, "cut"))
-            self._later(self._rng.choice((2.4, 2.8, 3.2, 7.0)), lambda: store.cut.discard(name))
+            self._cut(event.process, self._rng.choice((2.4, 2.8, 3.2, 7.0)))
+
+    def _lost_answer(self, event: Event) -> None:
+        """H's commit is applied, and H doesn't learn of it: until its patience ends, or until a store that is full by
+        then refuses the repeat. Or the commit never gets there, for as long."""
+        store = self._cluster.store
+        if isinstance(event, RunStarted):
+            if self._springs("lost answer", 0.1, rest_s=9.0):
+                self._cut(event.process, 9.0)
+        elif isinstance(event, StoreCall) and event.call == "commit" and isinstance(event.answer, Ok):
+            if not self._springs("lost answer", 0.3, rest_s=9.0):
+                return
+            if self._rng.random() < 0.5:
+                self._cut(event.process, self._rng.uniform(7.0, 9.0))
+            else:
+                self._cut(event.process, 0.3)
+                store.dice.full = 1.0
+                self._later(self._rng.uniform(2.0, 5.0), lambda: setattr(store.dice, "full", 0.0))
+
+    def _frozen_runner(self, event: Event) -> None:
+        """H is frozen with a turn; the edge repeats it at P, which fails, says so, and gives the lease back. H thaws at
+        that moment: its commit finds nobody who holds the lease, and nobody waits for the turn any more."""
+        if isinstance(event, RunStarted):
+            runner = self._named(event.process)
+            if runner is not None and event.key not in self._runners:
+                if self._springs("frozen runner", 0.4, rest_s=6.0):
+                    self._runners[event.key] = runner
+                    self._later(0.001, runner.freeze)
+                    self._later(9.0, runner.thaw)
+        elif isinstance(event, StoreCall) and event.call == "release" and isinstance(event.answer, Ok):
+            frozen = self._runners.get(event.key)
+            if frozen is not None and event.process != frozen.name:
+                del self._runners[event.key]
+                self._later(self._rng.uniform(0.0, 0.02), frozen.thaw)
+
+    def _deleted_runner(self, event: Event) -> None:
+        """H speaks and is cut off from the store, for longer than its word holds; the session is deleted through P. H's
+        turn ends with that news while it has something left to say, and may not say it."""
+        if isinstance(event, RunStarted) and self._springs("deleted runner", 0.3, rest_s=6.0):
+            self._cut(event.process, 5.5)
+            client = Client(self._cluster, "ambush", self._rng, [event.key])
+            self._later(
+                self._rng.uniform(0.5, 4.0), lambda: self._cluster.loop.world.spawn(client.delete(event.key), "ambush")
+            )
 
     def _disowned(self, event: Event) -> None:
         """H runs a turn and others wait. H and P learn that P is the owner; the edge doesn't yet, so that some messages
@@ -159,6 +202,13 @@ class Ambush:
     def _unless_lifted(self, act: Callable[[], object]) -> None:
         if self._cluster.history.watcher is not None:
             act()
+
+    def _cut(self, name: str, duration_s: float) -> None:
+        """Its way to the store is gone for so long; that to its clients isn't."""
+        store = self._cluster.store
+        store.cut.add(name)
+        self._cluster.history.add(Process(name, "cut"))
+        self._later(duration_s, lambda: store.cut.discard(name))
 
     def _forget(self) -> None:
         self._cluster.store.restore()

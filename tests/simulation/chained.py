@@ -35,7 +35,7 @@ def runs_named_in(text: str) -> set[int]:
 
 class Chained:
     """One per process. Behaviours: ``quick``, ``slow:S``, ``block:S``, ``raise``, ``late``, ``flaky:S``, ``first:S``
-    (its first attempt fails late, its others are quick), ``poison``."""
+    (its first attempt fails late, its others are quick), ``once`` (only its first attempt succeeds), ``poison``."""
 
     def __init__(self, process: SimProcess, rng: random.Random) -> None:
         self._process = process
@@ -90,6 +90,8 @@ class Chained:
             if behaviour == "raise" or (behaviour == "flaky" and self._rng.random() < 0.5 / pieces):
                 raise ArithmeticError("as the message says")
             if behaviour == "first" and conversation.attempt == 1 and number == pieces - 1:
+                raise ArithmeticError("as the message says")
+            if behaviour == "once" and conversation.attempt > 1:
                 raise ArithmeticError("as the message says")
             if number < pieces - 1:
                 yield f"~{run}"

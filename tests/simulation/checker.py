@@ -77,7 +77,9 @@ def _acknowledged(facts: Facts, said: h.Said, done: Done) -> None:
     if lost_at > arrival or (said.process, said.key, said.turn_id) in facts.passed_on:
         return
     for told in facts.told[said.process, said.key]:
-        if lost_at < facts.applied[told.number] < told.seq < said.seq and not isinstance(told.answer, Turns | Missing):
+        # Whoever deletes is told of the loss by that call itself, and has answered what came before.
+        known_by = arrival if facts.applied[told.number] == lost_at else said.seq
+        if lost_at <= facts.applied[told.number] < told.seq < known_by and not isinstance(told.answer, Turns | Missing):
             facts.report("I2", said.seq, f"{said.process} repeats {turn.turn_id}, though it was told of its loss")
             return
 

@@ -19,7 +19,7 @@ from actors.stores.base import Turns
 from tests.simulation.chained import Chained
 from tests.simulation.edge import Edge
 from tests.simulation.history import Fault, History, Log, Problem
-from tests.simulation.loop import LANE, LoopStuck, SimLoop
+from tests.simulation.loop import LANE, LoopStuck, NeverEnds, SimLoop
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.network import Network
 from tests.simulation.plan import Plan
@@ -131,6 +131,10 @@ class Cluster:
             self.loop.run_until(self._main())
         except LoopStuck as stuck:
             self.history.add(Problem("loop", str(stuck)))
+        except NeverEnds:
+            self.history.add(Problem("loop", f"a step never ended, after {self.loop.steps} steps"))
+        except Exception as error:
+            self.history.add(Problem("simulation", repr(error)))
         finally:
             self.backend.close()
             root.removeHandler(watch)

@@ -34,6 +34,11 @@ class LoopStuck(Exception):
     """Nothing is left to run, or time no longer goes on."""
 
 
+class NeverEnds(KeyboardInterrupt):
+    """A handle that never returns was stopped from outside. Of the exceptions only this kind leaves a task; any other
+    would become its result, and the next handle that never returns would have nobody to stop it."""
+
+
 class Lane:
     """One thread of a simulated process. ``crash`` and ``freeze`` may be called at any moment, also from itself."""
 

@@ -535,15 +535,3 @@ MUTANTS: Final = (
         "            pass\n",
     ),
 )
-
-NOT_YET_NOTICED: Final = frozenset(
-    {
-        "lua: a lease is checked without its log",
-        "an unknown commit is taken for failed",
-        "a full store says not done, whatever came before",
-        "a deleted session is answered from memory",
-        "a turn that nobody waits for is run again",
-        "a stream that may not speak spins",
-    }
-)
-"""Bugs that survive 600 seeds. Open work; the contract and runtime suites notice most of them."""

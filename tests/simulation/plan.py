@@ -60,11 +60,14 @@ AMBUSHES: Final = (
     Theme(("freeze",), ("quick", "quick+", "slow:0.4++"), "", ("late twin",), crowded=True, brief=True, strays=0.7),
     Theme((), ("quick", "quick+", "slow:0.4++"), "", ("straggler",), crowded=True, strays=0.5),
     Theme(("ghost",), ("quick", "quick+", "slow:0.3"), "burst", crowded=True, strays=0.5),
+    Theme((), ("quick", "quick+", "slow:0.4++"), "", ("lost answer",), crowded=True),
+    Theme((), ("slow:5+++++", "slow:5+++", "slow:0.4++"), "", ("deleted runner",), crowded=True, strays=0.8),
+    Theme((), ("once", "once+", "quick"), "", ("frozen runner",), crowded=True, brief=True),
 )  # fmt: skip
 FORGOTTEN_GRANT: Final = Theme(
     (), ("slow:0.3", "slow:1.2++", "slow:2.5+++"), "", ("disowned", "forgotten grant"), crowded=True, strays=0.3
 )
-FORGOTTEN_TURN: Final = Theme((), ("quick", "quick+"), "repeat", ("forgotten turn",), crowded=True, brief=True)
+FORGOTTEN_TURN: Final = Theme((), ("quick", "quick+", "raise"), "repeat", ("forgotten turn",), crowded=True, brief=True)
 LOSS: Final = Theme(("forget", "forget", "split", "strays", "drain"), ("quick", "quick+", "slow:0.4++"), "repeat")
 """Two hosts must meet over what was forgotten."""
 LOSSES: Final = (LOSS, LOSS, FORGOTTEN_GRANT, FORGOTTEN_GRANT, FORGOTTEN_TURN, FORGOTTEN_TURN, *THEMES[:2])
@@ -98,7 +101,7 @@ class Plan:
         self.deletions = 0.1 if theme.likes == "delete" else rng.choice((0.0, 0.0, 0.03))
         self.ambushes = theme.ambushes
         self.strays = theme.strays
-        self.streams = 0.9 if "cut runner" in theme.ambushes else 0.5
+        self.streams = 0.9 if {"cut runner", "deleted runner"} & {*theme.ambushes} else 0.5
         if theme.crowded:
             self.sessions = rng.choice((1, 1, 2))
             self.hosts = rng.choice((2, 3))

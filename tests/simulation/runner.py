@@ -22,7 +22,8 @@ from actors.settings import Settings
 from tests.simulation.checker import check
 from tests.simulation.cluster import Cluster
 from tests.simulation.facts import Limits, Violation
-from tests.simulation.history import History, Problem
+from tests.simulation.history import History
+from tests.simulation.loop import NeverEnds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,10 +57,6 @@ class Verdict:
         return "\n".join([*lines, f"  replay: {replay_command(self.seed)}"])
 
 
-class NeverEnds(BaseException):
-    """The seed was stopped from outside: a handle that never returns."""
-
-
 def replay_command(seed: int) -> str:
     return f"python -m tests.simulation.runner --seed {seed} --trace"
 
@@ -81,13 +78,8 @@ def _alarm(seconds: float) -> Iterator[None]:
 def run_seed(seed: int, backend: Callable[[Cluster], Backend] | None = None) -> Verdict:
     """Run and check one seed. Never raises for what the code under test does."""
     cluster = Cluster(seed, backend)
-    try:
-        with _alarm(SEED_S):
-            cluster.run()
-    except NeverEnds:
-        cluster.history.add(Problem("loop", f"a step never ended, after {cluster.loop.steps} steps"))
-    except Exception as error:
-        cluster.history.add(Problem("simulation", f"{error!r}"))
+    with _alarm(SEED_S):
+        cluster.run()
     return Verdict(seed, tuple(check(cluster.history.events, limits_of(cluster.settings))), cluster.history)
 
 

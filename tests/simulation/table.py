@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Final
 
 from tests.servers import Server
-from tests.simulation.mutants import MUTANTS, NOT_YET_NOTICED, Mutant
+from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.trial import Outcome, attempt
 
-SEEDS_MAX: Final = 600
+SEEDS_MAX: Final = 1000
 """A bug that isn't noticed within so many seeds counts as survived."""
 WORKERS: Final = 2
 HEAD: Final = "| planted bug | seeds until noticed | invariant | what was noticed |\n| --- | --- | --- | --- |\n"
@@ -37,10 +37,10 @@ def _try(mutant: Mutant) -> Outcome:
 
 
 def try_all(tell: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
-    """One outcome for each planted bug that is meant to be noticed, in their order; ``tell`` gets each as it comes."""
+    """One outcome for each planted bug, in their order; ``tell`` gets each as it comes."""
     outcomes = []
     with ThreadPoolExecutor(WORKERS) as workers:
-        for outcome in workers.map(_try, (mutant for mutant in MUTANTS if mutant.name not in NOT_YET_NOTICED)):
+        for outcome in workers.map(_try, MUTANTS):
             tell(outcome)
             outcomes.append(outcome)
     return outcomes

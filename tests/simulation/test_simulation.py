@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import Server
+from tests.simulation import runner
+from tests.simulation.chained import Chained
+from tests.simulation.cluster import Cluster
 from tests.simulation.runner import run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,3 +66,22 @@ def test_different_seeds_are_different_schedules() -> None:
 def test_a_seed_replays_identically_in_another_process() -> None:
     told = [_runner("--seed", "7", "--trace").communicate()[0] for _ in range(2)]
     assert told[0] == told[1]
+
+
+def test_a_step_that_never_ends_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def spin(*_: object) -> AsyncIterator[str]:
+        while True:
+            pass
+        yield ""
+
+    monkeypatch.setattr(Chained, "_work", spin)
+    monkeypatch.setattr(runner, "SEED_S", 0.5)
+    assert "a step never ended" in str(run_seed(0))
+
+
+def test_what_breaks_the_simulation_itself_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("no aftermath")
+
+    monkeypatch.setattr(Cluster, "_aftermath", fail)
+    assert "no aftermath" in str(run_seed(0))
