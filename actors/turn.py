@@ -102,14 +102,16 @@ class TurnRunner:
     async def _look_out(self, turn_id: str) -> CameTo | None:
         """A host has stopped since the last commit: it may have been this turn that killed it.
 
-        A turn that ran when one of several hosts stopped is refused or delayed. Otherwise the store is told that
-        it runs now, which costs a call only here: the first host's death is nobody's fault yet. None: run it.
+        A turn that ran when so many hosts stopped is refused, one that ran when some of them did is delayed. Otherwise
+        the store is told that it runs now, which costs a call only here: the first host's death is nobody's fault yet,
+        and isn't counted. Nor is that of a host in which the turn only waited. None: run it.
         """
         limits = self._home.settings.session
-        if turn_id in self._suspects and self.takeovers >= limits.takeovers_max:
+        strikes = self._suspects.count(turn_id)
+        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:
             log.error("poison turn", extra={"session": str(self._key), "turn_id": turn_id, "takeovers": self.takeovers})
             return await self._refuse(PoisonTurn(f"{self.takeovers} hosts stopped while they ran this session."))
-        if turn_id in self._suspects and self.takeovers >= SUSPECT_STRIKES:
+        if strikes and self.takeovers >= SUSPECT_STRIKES:
             # The edge repeats at once: without a pause one turn could take every host before the first is back.
             await asyncio.sleep(limits.suspect_pause_s)
         try:

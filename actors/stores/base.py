@@ -27,7 +27,7 @@ class Granted:
     """The lease is yours.
 
     ``takeovers``: how often it was taken from a dead holder since the last commit or release. ``suspects``: ids of the
-    turns that those holders had noted as running (``check``), each once, in the order of the takeovers.
+    turns that those holders had noted as running (``check``), one for each of them, in the order of the takeovers.
     """
 
     lease: Lease

@@ -64,10 +64,10 @@ class _Session:
 
     def accused(self) -> tuple[str, ...]:
         """The suspects, now that this holder has died too."""
-        if not self.running or self.running in self.suspects:
-            return self.suspects
-        fits = sum(len(turn_id) + 1 for turn_id in self.suspects) + len(self.running) <= SUSPECTS_BYTES_MAX
-        return (*(self.suspects if fits else ()), self.running)
+        accused = (*self.suspects, self.running) if self.running else self.suspects
+        while sum(len(turn_id) + 1 for turn_id in accused) > SUSPECTS_BYTES_MAX:
+            accused = accused[1:]
+        return accused
 
     def fence(self, lease: Lease, turn_seq: int, last_turn_id: str) -> Fenced | Regressed | None:
         """None if ``lease`` is current, else what to tell its owner, whose log ends as the other two say."""

@@ -171,7 +171,7 @@ class AnyOrder(RuleBasedStateMachine):
         else:
             if life.holder and life.holder != host:
                 life.suspects = life.suspects if life.takeovers else ()
-                if life.takeovers and life.running and life.running not in life.suspects:
+                if life.takeovers and life.running:
                     life.suspects = (*life.suspects, life.running)
                 life.running = ""
                 life.takeovers += 1

@@ -325,15 +325,16 @@ def test_a_regression_found_at_the_release_is_told_to_the_next_client() -> None:
     in_virtual_time(scenario)
 
 
-async def die_running(world: World, turn_id: str, hosts: int) -> None:
-    """That many hosts have claimed the session one after the other; all but the first noted the turn, and died."""
+async def die_running(world: World, turn_id: str, hosts: int, notes: int = 99) -> None:
+    """That many hosts have claimed the session and died. After the first of them, ``notes`` have noted the turn."""
     granted = await world.memory.claim(KEY, "t0", HostRef("h0", "slot-0", "h0:1"))
     for number in range(1, hosts):
         assert isinstance(granted, Granted)
         over = (f"h{number - 1}", granted.lease.epoch)
         granted = await world.memory.claim(KEY, f"t{number}", HostRef(f"h{number}", "slot-0", "h:1"), over)
         assert isinstance(granted, Granted)
-        assert await world.memory.check(KEY, granted.lease, 0, "", turn_id) == Ok()
+        if number <= notes:
+            assert await world.memory.check(KEY, granted.lease, 0, "", turn_id) == Ok()
 
 
 def test_a_turn_that_killed_every_host_is_answered_and_the_session_lives() -> None:
@@ -359,6 +360,17 @@ def test_a_bystander_that_comes_first_is_not_taken_for_the_poison() -> None:
         a = world.host("a")
         world.views["a"].dead.add("h2")
         assert (await ask(a, "harmless")).turn_seq == 1
+
+    in_virtual_time(scenario)
+
+
+def test_a_host_that_dies_while_a_suspect_only_waits_is_no_proof_against_it() -> None:
+    async def scenario() -> None:
+        world = World(parrot, settings(session={"suspect_pause_s": 7.0}))
+        await die_running(world, "k:p", 5, notes=1)
+        a = world.host("a")
+        world.views["a"].dead.add("h4")
+        assert (await ask(a, "innocent", "k:p")).turn_seq == 1
 
     in_virtual_time(scenario)
 

@@ -511,9 +511,13 @@ def _poison(facts: Facts) -> None:
             if recent < facts.limits.takeovers_max:
                 facts.report("I10", said.seq, f"{said.turn_id} is called poison after {recent} takeovers")
             # It needn't have run there: that host may have stopped between the note and the run.
-            notes = [note for note in facts.notes if note.seq < said.seq and note.process != said.process]
-            if not any((note.key, note.running) == (said.key, said.turn_id) for note in notes):
-                facts.report("I10", said.seq, f"{said.turn_id} is called poison, and was never about to run elsewhere")
+            noted = {
+                note.lease.epoch for note in facts.notes
+                if note.seq < said.seq and (note.key, note.running) == (said.key, said.turn_id) and note.lease
+            }  # fmt: skip
+            if len(noted) < facts.limits.takeovers_max - 1:
+                text = f"{said.turn_id} is called poison, and was about to run under {len(noted)} leases before"
+                facts.report("I10", said.seq, text)
 
 
 def _poison_ends(facts: Facts) -> None:

@@ -312,14 +312,20 @@ MUTANTS: Final = (
     _one(
         "a poison turn is run for ever",
         TURN,
-        "        if turn_id in self._suspects and self.takeovers >= limits.takeovers_max:\n",
+        "        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:\n",
         "        if False:\n",
     ),
     _one(
         "poison is whoever comes first",
         TURN,
-        "        if turn_id in self._suspects and self.takeovers >= limits.takeovers_max:\n",
+        "        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:\n",
         "        if self.takeovers >= limits.takeovers_max:\n",
+    ),
+    _one(
+        "poison is who was there once",
+        TURN,
+        "        strikes = self._suspects.count(turn_id)\n",
+        "        strikes = 9 * self._suspects.count(turn_id)\n",
     ),
     _one("takeovers in memory are not reset", TURN, "        self.takeovers = 0\n", ""),
     _one(

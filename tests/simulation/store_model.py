@@ -51,7 +51,7 @@ class Life:
     def take_over(self) -> None:
         """Its holder is dead: what that had noted is suspect, save before the first takeover."""
         self.suspects = self.suspects if self.takeovers else ()
-        if self.takeovers and self.running and self.running not in self.suspects:
+        if self.takeovers and self.running:
             self.suspects = (*self.suspects, self.running)
         self.running = ""
         self.takeovers += 1

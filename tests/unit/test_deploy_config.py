@@ -304,7 +304,9 @@ def test_an_installation_that_is_stopped_ends_at_once_with_all_it_started(tmp_pa
     pip.write_text(f'#!/bin/sh\ncase "$*" in *install*) sleep 60 & echo $! >{begun}; wait;; esac\n')
     pip.chmod(0o755)
     text = f"set -euo pipefail; root={tmp_path}; . {ROOT}/deploy/venv.sh; use_venv some.lock"
-    done = subprocess.Popen(["bash", "-c", text, "deploy/up"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # Whoever runs the tests in the background has them ignore SIGINT, and bash can't trap what was ignored before it.
+    command = ["env", "--default-signal=INT", "bash", "-c", text, "deploy/up"]
+    done = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     child = processes.find(int(begun.read_text()))
     assert child is not None
     done.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@
 -- ARGV[8]  schema_version    the newest that the caller can read
 --
 -- {'granted', epoch, born, takeovers, suspects, turn_seq, state, {record, ...}}   renews the expiry
---                    suspects: turn ids, one per line; SUSPECTS_BYTES_MAX as in stores/base.py
+--                    suspects: turn ids, one per line and death; SUSPECTS_BYTES_MAX as in stores/base.py
 -- {'held', incarnation, slot, address, epoch}
 -- {'deleted'}
 -- {'newer', schema_version}                                             written by a newer program
@@ -56,9 +56,11 @@ else
     local running, counted = noted[1] or '', lease.takeovers > 0
     suspects = counted and noted[2] or ''
     if takeovers > lease.takeovers then
-      if counted and running ~= '' and not string.find('\n' .. suspects .. '\n', '\n' .. running .. '\n', 1, true) then
-        local fits = suspects ~= '' and #suspects + 1 + #running <= SUSPECTS_BYTES_MAX
-        suspects = fits and suspects .. '\n' .. running or running
+      if counted and running ~= '' then
+        suspects = suspects ~= '' and suspects .. '\n' .. running or running
+        while #suspects >= SUSPECTS_BYTES_MAX do
+          suspects = string.match(suspects, '\n(.*)$') or ''
+        end
       end
       redis.call('HSET', KEYS[1], 'suspects', suspects)
       redis.call('HDEL', KEYS[1], 'running')
