@@ -4,6 +4,8 @@ How many there are, how long and how large a head may be, which headers count, a
 nobody reads. A head is measured as the edge measures it (path and query, and each header as ``name: value`` and a line
 end), so that both refuse the same ones, and both with a problem document.
 
+An answer that has a length leaves in one write, see :class:`Joined`.
+
 A request's headers are those of its head. What a client sends after a chunked body (trailers) is dropped: no proxy has
 looked at it, and uvicorn would put it among the headers.
 """
@@ -15,7 +17,7 @@ import time
 from typing import Final
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from actors.api_answers import problem_answer
@@ -101,6 +103,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._bodiless_bytes = 0
         super().on_headers_complete()
+        self.cycle.transport = Joined(self.cycle)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._bodiless_bytes = 0
@@ -155,6 +158,38 @@ class Connection(HttpToolsProtocol):
             return
         if now - since > self._settings.body_s + TICK_S:
             self.transport.abort()
+
+
+class Joined:
+    """What one answer is written to: of an answer in one piece, head and body leave in one write.
+
+    In two, a host that is killed between them leaves a client with a head, whose request nobody may repeat any more:
+    the edge only does so as long as no byte of an answer has come. What is written in one call the kernel delivers,
+    whatever becomes of the process (as far as its buffer goes).
+    """
+
+    __slots__ = ("_cycle", "_head", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        cycle = self._cycle
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif cycle.expected_content_length and not cycle.chunked_encoding and cycle.scope["method"] != "HEAD":
+            # Its body has a length and is still to come: this is the head.
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 def _raw(status_line: bytes, error: RehydraError) -> bytes:

@@ -332,3 +332,56 @@ async def test_ending_twice_or_without_a_beginning_is_harmless() -> None:
     await listener.start()
     await listener.aclose(0.1)
     await listener.aclose(0.1)
+
+
+class Written:
+    """A transport that notes each write."""
+
+    def __init__(self, transport: Any, writes: list[bytes]) -> None:
+        self._transport = transport
+        self._writes = writes
+
+    def write(self, data: bytes) -> None:
+        self._writes.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Noting(App):
+    """``/stream`` has no length, everything else has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        joined = send.__self__.transport  # type: ignore[attr-defined]
+        joined._transport = Written(joined._transport, self.writes)
+        if scope["path"] != "/stream":
+            await super().__call__(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "pieces"),
+    [("GET", "/whole", ["head and body"]), ("HEAD", "/whole", ["head"]), ("GET", "/stream", ["head", "a", "end"])],
+)
+async def test_head_and_body_of_a_whole_answer_leave_in_one_write_so_that_no_kill_comes_between(
+    method: str, path: str, pieces: list[str]
+) -> None:
+    app = Noting()
+    async with listening(app) as listener, wire(port_of(listener)) as connection:
+        await connection.send(f"{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+        await connection.reader.read()
+    assert [_piece(data) for data in app.writes] == pieces
+
+
+def _piece(data: bytes) -> str:
+    if not data.startswith(b"HTTP/1.1 200"):
+        return "end" if data == b"0\r\n\r\n" else "a"
+    return "head" if data.endswith(b"\r\n\r\n") else "head and body"
