@@ -183,7 +183,7 @@ class Activation:
             answer = await claim(self._home, self.key, lambda: self.batch_until)
         except StoreUnavailable as error:
             # Nothing ran here, but another host may be running the same turn id: unknown (I10).
-            self._drop(Reason.FAILED, StoreUnavailable(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))
+            self._drop(Reason.FAILED, type(error)(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))
             return False
         if isinstance(answer, Deleted):
             self._drop(Reason.DELETED, SessionDeleted())

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Any
 
 import uvloop
 from pydantic_core import from_json, to_json
@@ -24,7 +25,7 @@ from router.routing import HostView
 
 async def live(argument: str) -> None:
     """One host's life, until a signal asks for its end."""
-    life = HostLife(load(from_json(argument)), HostView)
+    life = HostLife(load(_named(argument)), HostView)
     await life.start()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -33,6 +34,16 @@ async def live(argument: str) -> None:
     print(to_json({"pid": os.getpid(), **life.shown()}).decode(), flush=True)
     await ended.wait()
     await life.end()
+
+
+def _named(argument: str) -> dict[str, Any]:
+    try:
+        groups = from_json(argument)
+    except ValueError as error:
+        raise Misconfigured(f"The first argument isn't JSON: {error}.") from error
+    if not isinstance(groups, dict):
+        raise Misconfigured('The first argument must be a JSON object, such as {"store": {"url": "redis://..."}}.')
+    return groups
 
 
 def _leave(loop: asyncio.AbstractEventLoop, number: signal.Signals, ended: asyncio.Event) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol, Self, TypeVar
 
-from actors.errors import Misconfigured, StoreUnavailable
+from actors.errors import Misconfigured, StoreFull, StoreUnavailable
 from actors.model import HostRef, Lease, SessionKey, Turn
 from actors.settings import Settings
 from actors.stores import scripts
@@ -54,6 +54,9 @@ class RedisStore:
         transport = Pipelines(settings.store)
         try:
             await transport.call(scripts.schema(keys))
+        except StoreFull as error:
+            await transport.aclose()
+            raise Misconfigured(f"The store at {shown(settings.store.url)} can't be used: {error}") from error
         except StoreUnavailable as error:
             await transport.aclose()
             raise Misconfigured(f"The store at {shown(settings.store.url)} doesn't run scripts: {error}") from error

@@ -331,7 +331,7 @@ def schema(keys: Keys) -> Call[None]:
                 raise newer_schema("Something", reply[1])
             case b"foreign":
                 raise Misconfigured(
-                    f"The key {keys.schema!r} in the store isn't Rehydra's: choose another store.prefix."
+                    f"The key {reply[1].decode()!r} in the store isn't Rehydra's: choose another store.prefix."
                 )
 
-    return Call(SCRIPTS["schema"], (keys.schema,), (SCHEMA_VERSION,), decode)
+    return Call(SCRIPTS["schema"], (keys.schema, *_members(keys)), (SCHEMA_VERSION,), decode)

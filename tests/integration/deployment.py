@@ -1,8 +1,9 @@
 """A small deployment for tests, on real parts and without Ray: a Redis, session hosts as processes, and the edge.
 
 The hosts are ``python -m deploy.host``; the edge is the one that ``deploy`` runs, with its control loop in the test's
-own event loop and HAProxy beside it. Whatever was started is ended by pid when the ``async with`` ends; hosts and Redis
+event loop and HAProxy beside it. Whatever was started is ended by pid when the ``async with`` ends; hosts and Redis
 also die with the process of the tests. Nobody restarts a host that was killed: ``start_host`` does, when the test says.
+:class:`Talkers` are the load, and judge what became of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +25,9 @@ from typing import Any, Self
 from actors.settings import Settings
 from actors.stores.redis_membership import RedisMembership
 from deploy.processes import leashed
-from loadtest.client import Client, Unreadable
+from loadtest.checker import check
+from loadtest.client import Answer, Client, Kind, Unreadable, lines_of
+from loadtest.history import History
 from router.edge import Edge
 from tests.servers import NOT_DURABLE, Durability, Server, free_port
 
@@ -30,6 +35,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_S = 30.0
 SETTLE_S = 15.0
 LOOK_S = 0.02
+PATIENCE_S = 30.0
+"""How long anything that a test waits for may take on a busy machine."""
+COME_BACK_S = 0.1
 
 
 @dataclass(slots=True)
@@ -155,6 +163,13 @@ class Deployment:
         versions = {edge["ring_version"], *(view["ring_version"] for _, view in views)}
         return len(views) == hosts and len(versions) == 1
 
+    async def edge_pid(self) -> int:
+        """HAProxy's."""
+        assert self._edge is not None
+        pid = await asyncio.to_thread(self._edge.haproxy.pid)
+        assert pid is not None
+        return pid
+
     def host_in(self, slot: str) -> HostProcess:
         """The living host that started in this slot."""
         return next(host for host in reversed(self.hosts) if host.slot == slot and host.process.returncode is None)
@@ -174,3 +189,93 @@ class Deployment:
             if answer.slot == slot:
                 found.append(f"{prefix}-{number}")
         raise AssertionError(f"{slot} gets hardly any sessions: {found}")
+
+
+class Talkers:
+    """Clients that talk all the time, one session each, until the ``async with`` ends.
+
+    Every message has a key of its own and is sent again until it is acknowledged; every second one is streamed.
+    ``refusals`` has every answer that wasn't 200, so it stays empty where nobody is to notice anything.
+    """
+
+    def __init__(self, client: Client, folder: Path, count: int = 12, *, prefix: str = "talker", over_s: float = 0.05):
+        self.sessions = [f"{prefix}-{number}" for number in range(count)]
+        self.acknowledged: Counter[str] = Counter()
+        self.refusals: list[Answer] = []
+        self._client = client
+        self._over_s = over_s
+        self._path = folder / f"{prefix}.jsonl"
+        self._history = History(self._path)
+        self._sent: dict[str, list[str]] = {session: [] for session in self.sessions}
+        self._news = asyncio.Event()
+        self._ending = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._history.start("paced")
+        self._tasks = [asyncio.create_task(self._talk(session)) for session in self.sessions]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._history.close()
+
+    async def until(self, condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
+        """Return once it holds; it is looked at after every answer."""
+        async with asyncio.timeout(within_s):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def go_on(self, by: int = 2, without: Collection[str] = ()) -> None:
+        """Return once every session, but for those in ``without``, has that many more acknowledged turns."""
+        wanted = {name: self.acknowledged[name] + by for name in self.sessions if name not in without}
+        await self.until(lambda: all(self.acknowledged[name] >= count for name, count in wanted.items()))
+
+    async def found_wrong(self) -> list[str]:
+        """End the talks, read all of them back, and say what isn't as it was acknowledged: nothing, if all is well."""
+        self._ending = True
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*self._tasks)
+        wrong = []
+        for session, sent in self._sent.items():
+            op = self._history.invoke_read(session)
+            turns = await self._client.turns(session)
+            self._history.ok_read(op, lines_of(turns))
+            if [turn["message"] for turn in turns] != sent:
+                wrong.append(f"{session} has {[turn['message'] for turn in turns]}, not {sent}")
+        self._history.close()
+        verdict = check([self._path])
+        return wrong + [f"{rule}: {what}" for rule, examples in verdict.examples.items() for what in examples]
+
+    async def _talk(self, session: str) -> None:
+        while not self._ending:
+            number = len(self._sent[session]) + 1
+            message = f"{session} says {number}"
+            self._sent[session].append(message)
+            while (answer := await self._say(session, message, number)).kind is not Kind.OK:
+                self.refusals.append(answer)
+                self._news.set()
+                await asyncio.sleep(COME_BACK_S)
+            self.acknowledged[session] += 1
+            self._news.set()
+
+    async def _say(self, session: str, message: str, number: int) -> Answer:
+        key = f"{session}/{number}"
+        op = self._history.invoke_turn(session, message, key)
+        answer = await self._client.chat(
+            session, message, key=key, streams=number % 2 == 0, metadata={"over_s": self._over_s}
+        )
+        if answer.kind is Kind.OK:
+            self._history.ok_turn(
+                op, answer.turn_id, answer.turn_seq, answer.reply, answer.streamed, epoch=answer.epoch
+            )
+        elif answer.kind is Kind.FAIL:
+            self._history.fail(op, answer.status, answer.why)
+        else:
+            self._history.info(op, answer.status, answer.why)
+        return answer

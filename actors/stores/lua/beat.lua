@@ -19,6 +19,9 @@ local now = now_ms()
 local last = redis.call('HGET', KEYS[2], incarnation)
 -- A first count at the clock, so that one who was forgotten never seems to go backwards.
 local counter = last and tonumber(string.match(last, '^%d+')) + 1 or now
+-- A full store refuses the first command that takes memory, but none that comes after another that writes. Beats must go
+-- on there: whoever can't beat is soon trusted by nobody, and can't even say that the store is full.
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
 redis.call('HSET', KEYS[2], incarnation, string.format('%.0f %.0f %s %s', counter, now, ARGV[2], ARGV[3]))
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
 

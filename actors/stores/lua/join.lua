@@ -11,6 +11,9 @@
 -- include: members.lua
 
 local host = 'host:' .. ARGV[1]
+-- The table stays for ever, so this changes nothing; but it writes, and after it a full store refuses nothing (as in
+-- beat): whoever takes a dead host's place can then say that the store is full.
+redis.call('PERSIST', KEYS[1])
 if redis.call('HEXISTS', KEYS[1], host) == 0 then
   for number = 0, tonumber(ARGV[3]) - 1 do
     local slot = 'slot-' .. number
