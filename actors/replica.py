@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from actors import logs
 from actors.agent import load_agent
 from actors.api import Api
 from actors.asgi import AsgiApp
@@ -33,7 +34,7 @@ from actors.model import HostRef, HostState, Table, incarnation_of
 from actors.peers import HttpPeers
 from actors.ports import Placement
 from actors.settings import RingSettings, Settings
-from actors.stores import open_store
+from actors.stores import open_store, unfit_store
 
 log = logging.getLogger("rehydra.replica")
 
@@ -76,7 +77,6 @@ class HostLife:
     async def start(self) -> None:
         """Open the store, listen, beat, and wait a while for a place on the ring. Misconfigured says why not."""
         settings = self.settings
-        logging.getLogger("rehydra").setLevel(settings.log.level)
         agent = load_agent(settings.agent.path)
         self._store, membership = await open_store(settings)
         self._listener = Listener(self.app, settings.http, own_address())
@@ -129,6 +129,12 @@ class HostLife:
             reasons.append("The host has no slot on the ring.")
         if not self.view.trusted():
             reasons.append("The store hasn't accepted the host's beats lately.")
+        elif unfit := await unfit_store(self.settings):
+            reasons.append(unfit)
+        if not self.table.members:
+            reasons.append("The ring is empty.")
+        if stuck := self.host.overdue():
+            reasons.append(f"{stuck} sessions are stuck: their turns are overdue.")
         return reasons
 
     def ailing(self) -> str:
@@ -197,6 +203,7 @@ class SessionHost:
 
         ``_companions``: handles of deployments that belong to the application and that hosts have no use for.
         """
+        logs.set_up(settings.log.level)
         life = HostLife(settings, make_view)
         await life.start()
         # Not before: what hasn't begun has nothing to end.

@@ -100,6 +100,11 @@ class Residents:
             "releasing": len(self._to_release) + self._releasing,
         }
 
+    def overdue(self, limit_s: float) -> int:
+        """Sessions whose task has been at one and the same claim or turn for longer than that."""
+        before = self._loop.time() - limit_s
+        return sum(each.task is not None and each.step_since < before for each in self._activations.values())
+
     # --- the way out -------------------------------------------------------------------------------------------------
 
     def _passivate(self, key: SessionKey, reason: Reason) -> None:

@@ -49,7 +49,7 @@ class Activation:
 
     __slots__ = (
         "_home", "_runner", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key", "last_used",
-        "mailbox", "phase", "reason", "running", "task", "transcript",
+        "mailbox", "phase", "reason", "running", "step_since", "task", "transcript",
     )  # fmt: skip
 
     def __init__(self, home: Home, key: SessionKey) -> None:
@@ -62,6 +62,8 @@ class Activation:
         self.task: asyncio.Task[None] | None = None
         self.transcript = Transcript(home.resized)
         self.last_used = 0.0
+        self.step_since = 0.0
+        """When its task began to do what it does now (the loop's time): claim the lease, or run a turn."""
         self.batch_until = 0.0
         """Until when a claim waits for the lease of the host that handed a batch over; 0 = it doesn't."""
         self._standing: Standing | None = None
@@ -117,6 +119,7 @@ class Activation:
     def wake(self) -> None:
         """There may be work: make sure that the task exists. No await between here and the mailbox's change."""
         if self.task is None and self.phase in (Phase.ACTIVATING, Phase.READY):
+            self.step_since = asyncio.get_running_loop().time()
             self.task = self._home.spawn(self._work())
 
     @property
@@ -158,6 +161,7 @@ class Activation:
             if self.phase is Phase.ACTIVATING and not await self._activate():
                 return
             while self.phase is Phase.READY:
+                self.step_since = asyncio.get_running_loop().time()
                 ticket = self.mailbox.take()
                 if ticket is None:
                     break

@@ -7,6 +7,7 @@ the turn. Everything here runs on the event loop; nothing awaits while it change
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from actors.ports import Done
 
 if TYPE_CHECKING:
     from actors.session import Activation
+
+log = logging.getLogger("rehydra.turn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Ticket:
     """A waiting or running turn. ``pieces`` are what the running attempt has said so far."""
 
     __slots__ = (
+        "_made",
         "_waiters",
         "activation",
         "attached",
@@ -61,6 +65,7 @@ class Ticket:
         self.pieces: list[str] = []
         self.end: Done | RehydraError | Elsewhere | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        self._made = asyncio.get_running_loop().time()
 
     @property
     def wanted(self) -> bool:
@@ -100,6 +105,23 @@ class Ticket:
         assert self.end is None, f"turn {self.request.turn_id} ended twice"
         self.end = end
         self.notify()
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("turn", extra=self._told(end))
+
+    def _told(self, end: Done | RehydraError | Elsewhere) -> dict[str, object]:
+        """For the log: what became of it, and none of its words."""
+        told = {"session": str(self.request.key), "turn_id": self.request.turn_id, "waiting": self.attached}
+        told["ms"] = round((asyncio.get_running_loop().time() - self._made) * 1000, 1)
+        if isinstance(end, Done):
+            return told | {
+                "end": "done",
+                "turn_seq": end.turn.turn_seq,
+                "epoch": end.turn.epoch,
+                "replayed": end.replayed,
+            }
+        if isinstance(end, Elsewhere):
+            return told | {"end": "elsewhere", "to": end.to.slot}
+        return told | {"end": end.code, "outcome": end.outcome.value}
 
     def notify(self) -> None:
         """Wake everybody who waits for a change."""

@@ -8,7 +8,6 @@ it leave in good order; a second one ends it at once. Exit codes: 0 left, 2 misc
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import uvloop
 from pydantic_core import from_json, to_json
 
+from actors import logs
 from actors.errors import Misconfigured
 from actors.replica import HostLife
 from deploy.config import load
@@ -25,7 +25,9 @@ from router.routing import HostView
 
 async def live(argument: str) -> None:
     """One host's life, until a signal asks for its end."""
-    life = HostLife(load(_named(argument)), HostView)
+    settings = load(_named(argument))
+    logs.set_up(settings.log.level)
+    life = HostLife(settings, HostView)
     await life.start()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -54,7 +56,6 @@ def _leave(loop: asyncio.AbstractEventLoop, number: signal.Signals, ended: async
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         uvloop.run(live(sys.argv[1] if len(sys.argv) > 1 else "{}"))
     except Misconfigured as error:

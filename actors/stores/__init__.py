@@ -28,6 +28,19 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
     )
 
 
+async def unfit_store(settings: Settings) -> str:
+    """What has become wrong with the store since it was opened, in one sentence; "" if nothing has."""
+    if urlsplit(settings.store.url).scheme == "memory":
+        return ""
+    from actors.stores.redis_fit import require_fit  # noqa: PLC0415
+
+    try:
+        await require_fit(settings.store.url, settings.store.timeout_s, warn=False)
+    except Misconfigured as error:
+        return error.detail
+    return ""
+
+
 def open_membership(settings: Settings) -> MembershipStore:
     """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use."""
     from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Is this server fit to keep sessions? Asked once, before a host takes its first turn.
+"""Is this server fit to keep sessions? Asked before a host takes its first turn, and when somebody asks if it is ready.
 
 Each fault is one sentence (:class:`~actors.errors.Misconfigured`) that names the server, without its password, and what
 to change. What can't be seen for want of rights is a warning in the log, as is a server that may forget.
@@ -22,7 +22,7 @@ OLDEST: Final = (7, 0)
 """Oldest version of Redis whose commands the scripts use (Valkey reports one too, for its clients' sake)."""
 
 
-async def require_fit(url: str, timeout_s: float) -> None:
+async def require_fit(url: str, timeout_s: float, warn: bool = True) -> None:
     """Misconfigured unless the server at ``url`` answers, lets us in, is new enough, writable, and never evicts."""
     try:
         client = Redis.from_url(
@@ -36,11 +36,11 @@ async def require_fit(url: str, timeout_s: float) -> None:
     except ValueError as error:
         raise Misconfigured(f"store.url isn't one: {error}") from error
     try:
-        info = await _info(client, shown(url))
+        info = await _info(client, shown(url), warn)
     finally:
         await client.aclose()
     if info is not None:
-        _judge(info, shown(url))
+        _judge(info, shown(url), warn)
 
 
 def shown(url: str) -> str:
@@ -49,7 +49,7 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-async def _info(client: Redis, where: str) -> dict[str, Any] | None:
+async def _info(client: Redis, where: str, warn: bool) -> dict[str, Any] | None:
     """What the server says of itself; None if it won't tell us."""
     try:
         await client.ping()
@@ -64,14 +64,16 @@ async def _info(client: Redis, where: str) -> dict[str, Any] | None:
     try:
         info: dict[str, Any] = await client.info()
     except (RedisError, OSError) as error:
-        log.warning(
-            "The store at %s doesn't say how it is set up (%s): make sure of maxmemory-policy noeviction.", where, error
-        )
+        if warn:
+            log.warning(
+                "The store at %s doesn't say how it is set up (%s): make sure of maxmemory-policy noeviction.",
+                where, error,
+            )  # fmt: skip
         return None
     return info
 
 
-def _judge(info: dict[str, Any], where: str) -> None:
+def _judge(info: dict[str, Any], where: str, warn: bool) -> None:
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise Misconfigured(f"The store at {where} is Redis {version}; at least {OLDEST[0]}.{OLDEST[1]} is needed.")
@@ -85,5 +87,5 @@ def _judge(info: dict[str, Any], where: str) -> None:
             f"The store at {where} evicts keys when memory is short (maxmemory-policy {policy}), which would lose"
             " sessions: set maxmemory-policy noeviction."
         )
-    if not int(info.get("aof_enabled", 0)):
+    if warn and not int(info.get("aof_enabled", 0)):
         log.warning("The store at %s keeps no append-only file: a crash of it loses turns that were confirmed.", where)

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
 
 from actors.errors import Misconfigured
 from actors.model import SessionKey
@@ -19,6 +20,7 @@ from actors.replica import HostLife, SessionHost, end_s
 from actors.settings import Settings
 from actors.stores.base import Granted
 from router.routing import HostView
+from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,6 +61,54 @@ async def test_a_host_that_has_started_holds_a_slot_and_answers(life: HostLife) 
     assert not await life.not_ready()
     status, answer = await chat(life.host.ref.address, "s", "hello")
     assert (status, answer["turn_seq"]) == (200, 1)
+
+
+async def test_a_host_whose_turn_never_ends_is_not_ready_and_an_idle_one_is() -> None:
+    tight = {"deadline_s": 0.05, "grace_s": 0.05}
+    waits = {"claim_patience_s": 0.01, "commit_patience_s": 0.01, "handoff_wait_s": 0.01, "suspect_pause_s": 0.0}
+    life = HostLife(settings(agent={"path": "actors.agents.echo:echo", **tight}, session=waits), HostView)
+    await life.start()
+    committing, may_go_on = asyncio.Event(), asyncio.Event()
+    commit = life._store.commit
+
+    async def never(*arguments: Any) -> Any:
+        committing.set()
+        await may_go_on.wait()
+        return await commit(*arguments)
+
+    life._store.commit = never  # type: ignore[method-assign, assignment]
+    try:
+        asked = asyncio.create_task(chat(life.host.ref.address, "s"))
+        await committing.wait()
+        assert not await life.not_ready()
+        async with asyncio.timeout(5.0):
+            while not (reasons := await life.not_ready()):  # noqa: ASYNC110 - a limit passes, nothing happens
+                await asyncio.sleep(0.01)
+        assert reasons == ["1 sessions are stuck: their turns are overdue."]
+        may_go_on.set()
+        assert (await asked)[0] == 200
+        assert not await life.not_ready()
+    finally:
+        may_go_on.set()
+        await life.end()
+
+
+async def test_a_host_whose_store_begins_to_evict_is_not_ready() -> None:
+    with Server("valkey") as server:
+        life = HostLife(settings(store={"url": server.url}), HostView)
+        await life.start()
+        client = Redis.from_url(server.url)
+        try:
+            assert not await life.not_ready()
+            await client.config_set("maxmemory", "100mb")
+            await client.config_set("maxmemory-policy", "allkeys-lru")
+            (reason,) = await life.not_ready()
+            assert "set maxmemory-policy noeviction" in reason
+            await client.config_set("maxmemory-policy", "noeviction")
+            assert not await life.not_ready()
+        finally:
+            await client.aclose()
+            await life.end()
 
 
 async def test_its_health_port_answers_beside_the_listener(life: HostLife) -> None:

@@ -1,0 +1,56 @@
+"""What hosts and edge write down: one JSON object a line, on standard error.
+
+``at``, ``level``, ``logger`` and ``event``, and whatever the place that logs has to add: ``session``, ``turn_id``, and
+the like. At DEBUG there is one line for each turn that ends on a host. No line has a word of a message or a reply,
+unless the level is DEBUG and an exception quotes it: above DEBUG only the type of an exception and the places it came
+through are told, because an agent's exceptions may say anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic_core import to_json
+
+OURS: Final = ("rehydra", "actors", "router", "deploy")
+"""The loggers of this project; everybody else's are left alone."""
+
+_PLAIN: Final = frozenset(vars(logging.makeLogRecord({})))
+"""What every record has; the rest is what the place that logs has added."""
+
+
+class JsonLines(logging.Formatter):
+    """One record, one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "event": record.getMessage(),
+            **{name: value for name, value in vars(record).items() if name not in _PLAIN and name != "message"},
+        }
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            line["exception"] = type(error).__name__
+            frames = traceback.extract_tb(error.__traceback__)
+            line["through"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+            if logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+                line["text"] = str(error)
+        return to_json(line, fallback=str).decode()
+
+
+def set_up(level: str) -> None:
+    """Have this process write its lines from ``level`` on. Idempotent; the last level counts."""
+    for name in OURS:
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        if not any(isinstance(handler.formatter, JsonLines) for handler in logger.handlers):
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(JsonLines())
+            logger.addHandler(handler)
+            # Ray and Serve have handlers of their own on the root, in other formats.
+            logger.propagate = False

@@ -1,0 +1,90 @@
+"""What hosts write down: structured, one line a turn at DEBUG, and nobody's words."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from actors.agent import Conversation
+from actors.logs import OURS, JsonLines, set_up
+from actors.replica import HostLife
+from router.routing import HostView
+from tests.runtime.test_replica import chat, settings
+
+WORDS = "a secret of mine"
+
+
+async def fails(conversation: Conversation) -> str:
+    raise ValueError(f"can't answer {conversation.message!r}")
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """This process' loggers are as before afterwards."""
+    loggers = [logging.getLogger(name) for name in OURS]
+    before = [(logger, logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, level, propagate, handlers in before:
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
+
+
+async def lines_of(
+    level: str, agent: str, messages: int, capsys: pytest.CaptureFixture[str]
+) -> tuple[list[dict[str, Any]], str]:
+    """What a host writes that answers so many messages."""
+    set_up(level)
+    set_up(level)
+    life = HostLife(settings(agent={"path": agent}), HostView)
+    await life.start()
+    try:
+        for _ in range(messages):
+            await chat(life.host.ref.address, "s", WORDS)
+    finally:
+        await life.end()
+    written = capsys.readouterr().err
+    return [json.loads(line) for line in written.splitlines()], written
+
+
+@pytest.mark.usefixtures("restored")
+async def test_at_debug_each_turn_is_one_line_without_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    lines, written = await lines_of("DEBUG", "actors.agents.echo:echo", 3, capsys)
+    turns = [line for line in lines if line["event"] == "turn"]
+    assert [(turn["turn_seq"], turn["end"]) for turn in turns] == [(1, "done"), (2, "done"), (3, "done")]
+    assert all(turn["ms"] >= 0 and turn["turn_id"] and turn["level"] == "DEBUG" for turn in turns)
+    assert WORDS not in written
+
+
+@pytest.mark.usefixtures("restored")
+async def test_by_default_turns_are_not_told_and_a_failing_agents_words_neither(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines, written = await lines_of("INFO", f"{__name__}:fails", 2, capsys)
+    failed = [line for line in lines if line["event"] == "agent failed"]
+    assert len(failed) == 2
+    assert failed[0]["exception"] == "ValueError"
+    assert failed[0]["through"][-1].endswith(" fails")
+    assert WORDS not in written
+    assert not [line for line in lines if line["event"] == "turn"]
+
+
+@pytest.mark.usefixtures("restored")
+async def test_at_debug_an_exceptions_own_text_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines, _ = await lines_of("DEBUG", f"{__name__}:fails", 1, capsys)
+    (failed,) = [line for line in lines if line["event"] == "agent failed"]
+    assert failed["text"] == f"can't answer {WORDS!r}"
+    (turn,) = [line for line in lines if line["event"] == "turn"]
+    assert (turn["end"], turn["outcome"]) == ("agent-failed", "not_done")
+
+
+def test_whatever_is_added_to_a_line_it_stays_one_line_of_json() -> None:
+    record = logging.makeLogRecord({"msg": "two\nlines %s", "args": ("x",), "odd": object(), "name": "rehydra.x"})
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert json.loads(line)["event"] == "two\nlines x"
+    assert json.loads(line)["odd"].startswith("<object object")

@@ -1,0 +1,82 @@
+"""Settings: where they come from, how they are shown, and what doesn't fit together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.errors import Misconfigured
+from actors.settings import Settings
+from deploy.config import load
+from deploy.settings import listing, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def line_of(name: str, shown: str) -> str:
+    return next(line for line in shown.splitlines() if line.startswith(f"{name} = "))
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({"ring": {"beat_interval_s": 1.0, "beat_ttl_s": 2.0}}, "one lost beat is no death"),
+        ({"session": {"ttl_s": 60.0}}, "sessions expire while they are in memory"),
+        ({"session": {"message_bytes_max": 500_000}}, "must not exceed session.body_bytes_max"),
+        ({"edge": {"buffer_bytes": 65_536}}, "edge.buffer_bytes must exceed"),
+        ({"session": {"request_wait_s": 10.0}}, "at least agent.deadline_s"),
+        ({"http": {"port_min": 5000}}, "must both be 0, or a range"),
+        ({"http": {"bind": "0.0.0.0"}}, "edge.secret is the public default"),
+        ({"session": {"idle": 5}}, "session.idle: Extra inputs"),
+        ({"session": {"idle_s": -1}}, "session.idle_s: Input should be greater than 0"),
+        ({"edge": {"secret": "no base64!"}}, "edge.secret"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line_that_names_it(groups: dict[str, Any], told: str) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        load(groups)
+    assert told in refused.value.detail
+    assert "\n" not in refused.value.detail
+
+
+def test_args_win_over_the_environment_which_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REHYDRA_SESSION__IDLE_S", "60")
+    monkeypatch.setenv("REHYDRA_SESSION__MAILBOX_MAX", "7")
+    settings = load({"session": {"idle_s": 30}})
+    assert (settings.session.idle_s, settings.session.mailbox_max, settings.session.hops_max) == (30.0, 7, 4)
+
+
+def test_each_setting_is_shown_with_its_unit_its_source_and_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REHYDRA_SESSION__MAILBOX_MAX", "7")
+    monkeypatch.setenv("REHYDRA_RING", '{"slots_max": 99}')
+    args = {"session": {"idle_s": 30}}
+    shown = listing(load(args), args)
+    assert line_of("session.idle_s", shown) == "session.idle_s = 30 s  (args; default 300 s)"
+    assert line_of("session.mailbox_max", shown).endswith("= 7  (REHYDRA_SESSION__MAILBOX_MAX; default 128)")
+    assert line_of("session.body_bytes_max", shown) == "session.body_bytes_max = 400000 bytes  (default)"
+    assert "(environment; " in line_of("ring.slots_max", shown)
+    settings = Settings.load()
+    for group in type(settings).model_fields:
+        for name in type(getattr(settings, group)).model_fields:
+            assert line_of(f"{group}.{name}", shown)
+
+
+def test_a_serve_configs_args_count_when_it_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("applications: [{name: r, import_path: x, args: {hosts: 2, session: {idle_s: 5}}}]")
+    assert main(["--config", str(config)]) == 0
+    assert "session.idle_s = 5 s  (args; default 300 s)" in capsys.readouterr().out
+    assert main(["--config", str(ROOT / "deploy" / "serve.yaml")]) == 0
+
+
+@pytest.mark.parametrize("text", ["just: words", "applications: []", "a: [", ""])
+def test_what_is_no_serve_config_is_one_line_and_exit_code_2(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "no.yaml"
+    config.write_text(text)
+    assert main(["--config", str(config)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("deploy.settings: ") and told.count("\n") == 1
