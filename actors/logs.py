@@ -1,4 +1,4 @@
-"""What hosts and edge write down: one JSON object a line, on standard error.
+"""What hosts and edge write down: one JSON object a line, on standard error or in a file for each process.
 
 ``at``, ``level``, ``logger`` and ``event``, and whatever the place that logs has to add: ``session``, ``turn_id``, and
 the like. At DEBUG there is one line for each turn that ends on a host. No line has a word of a message or a reply,
@@ -9,12 +9,18 @@ through are told, because an agent's exceptions may say anything.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Final
 
 from pydantic_core import to_json
+
+from actors.errors import Misconfigured
+from actors.settings import LogSettings
 
 OURS: Final = ("rehydra", "actors", "router", "deploy")
 """The loggers of this project; everybody else's are left alone."""
@@ -43,14 +49,29 @@ class JsonLines(logging.Formatter):
         return to_json(line, fallback=str).decode()
 
 
-def set_up(level: str) -> None:
-    """Have this process write its lines from ``level`` on. Idempotent; the last level counts."""
+def set_up(settings: LogSettings, kind: str) -> None:
+    """Have this process write its lines, in the folder under the name ``<kind>-<pid>.log``. Idempotent: the last call
+    counts. Misconfigured if there is no writing in that folder."""
+    handler = _handler(settings, kind)
+    handler.setFormatter(JsonLines())
     for name in OURS:
         logger = logging.getLogger(name)
-        logger.setLevel(level)
-        if not any(isinstance(handler.formatter, JsonLines) for handler in logger.handlers):
-            handler = logging.StreamHandler(sys.stderr)
-            handler.setFormatter(JsonLines())
-            logger.addHandler(handler)
-            # Ray and Serve have handlers of their own on the root, in other formats.
-            logger.propagate = False
+        logger.setLevel(settings.level)
+        for before in [each for each in logger.handlers if isinstance(each.formatter, JsonLines)]:
+            logger.removeHandler(before)
+            before.close()
+        logger.addHandler(handler)
+        # Ray and Serve have handlers of their own on the root, in other formats.
+        logger.propagate = False
+
+
+def _handler(settings: LogSettings, kind: str) -> logging.Handler:
+    if not settings.folder:
+        return logging.StreamHandler(sys.stderr)
+    try:
+        folder = Path(settings.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{kind}-{os.getpid()}.log"
+        return RotatingFileHandler(path, maxBytes=settings.file_bytes_max, backupCount=1, encoding="utf-8")
+    except OSError as error:
+        raise Misconfigured(f"log.folder {settings.folder} can't be written: {error.strerror}.") from error

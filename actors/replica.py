@@ -203,7 +203,7 @@ class SessionHost:
 
         ``_companions``: handles of deployments that belong to the application and that hosts have no use for.
         """
-        logs.set_up(settings.log.level)
+        logs.set_up(settings.log, "host")
         life = HostLife(settings, make_view)
         await life.start()
         # Not before: what hasn't begun has nothing to end.

@@ -118,6 +118,8 @@ class EdgeSettings(Group):
 
 class LogSettings(Group):
     level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is written.")
+    folder: str = Field("", description="Folder in which each process writes a file; empty = standard error.")
+    file_bytes_max: int = Field(10 << 20, gt=0, description="Size of such a file, bytes; one older one is kept.")
 
 
 class Settings(BaseSettings):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.folder import ROOT, Folder
+from deploy.folder import LOGS, ROOT, Folder
 from deploy.options import Options
 from deploy.processes import MARK
 
@@ -41,6 +41,7 @@ def environment(options: Options, folder: Folder) -> dict[str, str]:
     env["REHYDRA_EDGE__PORT"] = str(options.port)
     env["REHYDRA_EDGE__RUN_DIR"] = str(folder.short / "edge")
     env.setdefault("REHYDRA_EDGE__SECRET", folder.secret("secret"))
+    env.setdefault("REHYDRA_LOG__FOLDER", str(folder.path / LOGS))
     if options.agent:
         env["REHYDRA_AGENT__PATH"] = options.agent
     if redis_url := env.get("REDIS_URL"):

@@ -22,6 +22,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 """Of the project: where the packages are."""
 
 STATE: Final = "state.json"
+LOGS: Final = "logs"
+"""What hosts and edge of the last start wrote."""
 SERVE_LOGS: Final = "serve-logs"
 _LOCK: Final = "lock"
 _SHORT: Final = Path("/tmp")
@@ -152,7 +154,8 @@ class Folder:
     # --- what the parts need ----------------------------------------------------------------------------------------
 
     def make_short(self) -> Path:
-        """The short folder, empty."""
+        """The short folder, empty; and no logs of the start before."""
+        shutil.rmtree(self.path / LOGS, ignore_errors=True)
         shutil.rmtree(self.short, ignore_errors=True)
         try:
             self.short.mkdir(mode=0o700)

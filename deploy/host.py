@@ -26,7 +26,7 @@ from router.routing import HostView
 async def live(argument: str) -> None:
     """One host's life, until a signal asks for its end."""
     settings = load(_named(argument))
-    logs.set_up(settings.log.level)
+    logs.set_up(settings.log, "host")
     life = HostLife(settings, HostView)
     await life.start()
     ended = asyncio.Event()

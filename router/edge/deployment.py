@@ -102,7 +102,7 @@ class EdgeReplica:
 
     async def __init__(self, settings: Settings, open_membership: OpenMembership) -> None:  # type: ignore[misc]
         """Serve awaits this on the loop on which it also calls everything else."""
-        logs.set_up(settings.log.level)
+        logs.set_up(settings.log, "edge")
         self._edge = Edge(settings, open_membership)
         await self._edge.start()
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.agent import Conversation
+from actors.errors import Misconfigured
 from actors.logs import OURS, JsonLines, set_up
 from actors.replica import HostLife
+from actors.settings import LogSettings
 from router.routing import HostView
 from tests.runtime.test_replica import chat, settings
 
@@ -38,8 +42,8 @@ async def lines_of(
     level: str, agent: str, messages: int, capsys: pytest.CaptureFixture[str]
 ) -> tuple[list[dict[str, Any]], str]:
     """What a host writes that answers so many messages."""
-    set_up(level)
-    set_up(level)
+    for _ in range(2):
+        set_up(LogSettings(level=level), "host")  # type: ignore[call-arg]
     life = HostLife(settings(agent={"path": agent}), HostView)
     await life.start()
     try:
@@ -80,6 +84,24 @@ async def test_at_debug_an_exceptions_own_text_is_told(capsys: pytest.CaptureFix
     assert failed["text"] == f"can't answer {WORDS!r}"
     (turn,) = [line for line in lines if line["event"] == "turn"]
     assert (turn["end"], turn["outcome"]) == ("agent-failed", "not_done")
+
+
+@pytest.mark.usefixtures("restored")
+def test_with_a_folder_each_process_writes_a_file_of_bounded_size(tmp_path: Path) -> None:
+    set_up(LogSettings(folder=str(tmp_path / "logs"), file_bytes_max=1000), "host")  # type: ignore[call-arg]
+    for number in range(100):
+        logging.getLogger("rehydra.x").info("line", extra={"number": number})
+    files = sorted((tmp_path / "logs").iterdir())
+    assert [file.name for file in files] == [f"host-{os.getpid()}.log", f"host-{os.getpid()}.log.1"]
+    assert all(file.stat().st_size <= 1000 for file in files)
+    assert json.loads(files[0].read_text().splitlines()[-1])["number"] == 99
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_folder_that_can_not_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Misconfigured, match=r"log\.folder .* can't be written: Not a directory"):
+        set_up(LogSettings(folder=str(tmp_path / "file" / "logs")), "host")  # type: ignore[call-arg]
 
 
 def test_whatever_is_added_to_a_line_it_stays_one_line_of_json() -> None:
