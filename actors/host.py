@@ -320,10 +320,7 @@ class Host:
 
     def overdue(self) -> int:
         """Sessions that are stuck: at one claim, or one turn, for longer than all its limits together allow."""
-        session, agent = self.settings.session, self.settings.agent
-        asked_s = session.claim_patience_s + session.commit_patience_s
-        waited_s = session.handoff_wait_s + session.suspect_pause_s
-        return self._residents.overdue(agent.deadline_s + agent.grace_s + waited_s + 3 * asked_s)
+        return self._residents.overdue(self.settings.step_max_s)
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, and what is in memory now."""

@@ -49,7 +49,7 @@ class JsonLines(logging.Formatter):
         return to_json(line, fallback=str).decode()
 
 
-def set_up(settings: LogSettings, kind: str) -> None:
+def write_logs(settings: LogSettings, kind: str) -> None:
     """Have this process write its lines, in the folder under the name ``<kind>-<pid>.log``. Idempotent: the last call
     counts. Misconfigured if there is no writing in that folder."""
     handler = _handler(settings, kind)

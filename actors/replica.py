@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from actors import logs
 from actors.agent import load_agent
 from actors.api import Api
 from actors.asgi import AsgiApp
@@ -30,6 +29,7 @@ from actors.beats import Beats, Policy
 from actors.errors import RehydraError
 from actors.host import Host
 from actors.listener import Listener
+from actors.logs import write_logs
 from actors.model import HostRef, HostState, Table, incarnation_of
 from actors.peers import HttpPeers
 from actors.ports import Placement
@@ -203,7 +203,7 @@ class SessionHost:
 
         ``_companions``: handles of deployments that belong to the application and that hosts have no use for.
         """
-        logs.set_up(settings.log, "host")
+        write_logs(settings.log, "host")
         life = HostLife(settings, make_view)
         await life.start()
         # Not before: what hasn't begun has nothing to end.

@@ -146,6 +146,13 @@ class Settings(BaseSettings):
         """From ``args`` (nested by group), then the environment, then the defaults."""
         return cls(**dict(args or {}))
 
+    @property
+    def step_max_s(self) -> float:
+        """The longest that a session may be at one claim, or at one turn: all of its limits together."""
+        session, agent = self.session, self.agent
+        asked_s = session.claim_patience_s + session.commit_patience_s
+        return agent.deadline_s + agent.grace_s + session.handoff_wait_s + session.suspect_pause_s + 3 * asked_s
+
     @model_validator(mode="after")
     def _relations(self) -> Self:
         session, ring = self.session, self.ring

@@ -16,8 +16,8 @@ from typing import Any
 import uvloop
 from pydantic_core import from_json, to_json
 
-from actors import logs
 from actors.errors import Misconfigured
+from actors.logs import write_logs
 from actors.replica import HostLife
 from deploy.config import load
 from router.routing import HostView
@@ -26,7 +26,7 @@ from router.routing import HostView
 async def live(argument: str) -> None:
     """One host's life, until a signal asks for its end."""
     settings = load(_named(argument))
-    logs.set_up(settings.log, "host")
+    write_logs(settings.log, "host")
     life = HostLife(settings, HostView)
     await life.start()
     ended = asyncio.Event()

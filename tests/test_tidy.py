@@ -23,7 +23,6 @@ LINES_OF = {
     "actors/host.py": 340,
     "actors/session.py": 390,
     "actors/stores/scripts.py": 340,
-    "tests/simulation/checker.py": 650,
     "tests/simulation/mutants.py": 560,
 }
 """Files over the limit. Tests may be half as long again: they are lists of cases, read one at a time."""
@@ -105,7 +104,9 @@ def test_actors_knows_neither_router_nor_deploy() -> None:
 
 
 def test_router_knows_of_actors_only_the_words_and_the_contracts() -> None:
-    allowed = ("actors.model", "actors.errors", "actors.settings", "actors.ports", "actors.stores.base")
+    allowed = (
+        "actors.model", "actors.errors", "actors.logs", "actors.settings", "actors.ports", "actors.stores.base",
+    )  # fmt: skip
     for name in python_files("router"):
         for found in imports(name):
             if _within(found, "actors"):

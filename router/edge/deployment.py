@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors import logs
+from actors.logs import write_logs
 from actors.settings import Settings
 from actors.stores.base import MembershipStore
 from router.edge.admin import Admin, EdgeFailed
@@ -102,7 +102,7 @@ class EdgeReplica:
 
     async def __init__(self, settings: Settings, open_membership: OpenMembership) -> None:  # type: ignore[misc]
         """Serve awaits this on the loop on which it also calls everything else."""
-        logs.set_up(settings.log, "edge")
+        write_logs(settings.log, "edge")
         self._edge = Edge(settings, open_membership)
         await self._edge.start()
 

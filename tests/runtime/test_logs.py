@@ -13,7 +13,7 @@ import pytest
 
 from actors.agent import Conversation
 from actors.errors import Misconfigured
-from actors.logs import OURS, JsonLines, set_up
+from actors.logs import OURS, JsonLines, write_logs
 from actors.replica import HostLife
 from actors.settings import LogSettings
 from router.routing import HostView
@@ -43,7 +43,7 @@ async def lines_of(
 ) -> tuple[list[dict[str, Any]], str]:
     """What a host writes that answers so many messages."""
     for _ in range(2):
-        set_up(LogSettings(level=level), "host")  # type: ignore[call-arg]
+        write_logs(LogSettings(level=level), "host")  # type: ignore[call-arg]
     life = HostLife(settings(agent={"path": agent}), HostView)
     await life.start()
     try:
@@ -88,7 +88,7 @@ async def test_at_debug_an_exceptions_own_text_is_told(capsys: pytest.CaptureFix
 
 @pytest.mark.usefixtures("restored")
 def test_with_a_folder_each_process_writes_a_file_of_bounded_size(tmp_path: Path) -> None:
-    set_up(LogSettings(folder=str(tmp_path / "logs"), file_bytes_max=1000), "host")  # type: ignore[call-arg]
+    write_logs(LogSettings(folder=str(tmp_path / "logs"), file_bytes_max=1000), "host")  # type: ignore[call-arg]
     for number in range(100):
         logging.getLogger("rehydra.x").info("line", extra={"number": number})
     files = sorted((tmp_path / "logs").iterdir())
@@ -101,7 +101,7 @@ def test_with_a_folder_each_process_writes_a_file_of_bounded_size(tmp_path: Path
 def test_a_folder_that_can_not_be_written_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Misconfigured, match=r"log\.folder .* can't be written: Not a directory"):
-        set_up(LogSettings(folder=str(tmp_path / "file" / "logs")), "host")  # type: ignore[call-arg]
+        write_logs(LogSettings(folder=str(tmp_path / "file" / "logs")), "host")  # type: ignore[call-arg]
 
 
 def test_whatever_is_added_to_a_line_it_stays_one_line_of_json() -> None:
