@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from actors.api_answers import Answer, etag, json_answer, problem_answer
 from actors.api_begin import Key, add_begin, response, session_view
-from actors.api_headers import edge_secret, idempotency_key, internal_pass, picked
+from actors.api_headers import SESSION_ID_SAYS, edge_secret, idempotency_key, internal_pass, picked
 from actors.api_models import (
     CHAT_HEADERS,
     CHATTING,
@@ -138,7 +138,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
     )
     async def delete(request: Request, session_id: SessionId, idempotency_key: Key = None) -> Response:
         """Delete a session, its turns and its state. It answers 410 afterwards, and a repeat of this 204."""
-        headers = _headers_of(request, session_id, right_pass)
+        headers = _headers_of(_unconditional(request), session_id, right_pass)
         await service.host.delete(SessionKey(session_id, tenant), _turn_id(headers))
         return Response(status_code=204)
 
@@ -183,8 +183,7 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        wrong = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
-        return response(problem_answer(BadRequest(wrong)))
+        return response(problem_answer(BadRequest("; ".join(_wrong(item) for item in error.errors()))))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: Exception) -> Response:
@@ -227,6 +226,20 @@ def _turn_view(turn: Turn) -> dict[str, Any]:
         "epoch": turn.epoch,
         "committed_ms": turn.committed_ms,
     }
+
+
+def _unconditional(request: Request) -> Request:
+    """The request. BadRequest if it has a condition, which a deletion would ignore."""
+    if "if-match" in request.headers:
+        raise BadRequest("DELETE takes no If-Match: it deletes the session, whatever its last turn is.")
+    return request
+
+
+def _wrong(item: Any) -> str:
+    """What is wrong with one part of a request, in words for people."""
+    if item["loc"] == ("path", "session_id"):
+        return SESSION_ID_SAYS
+    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
 
 
 def _headers_of(request: Request, session_id: str, right_pass: str) -> dict[bytes, str]:

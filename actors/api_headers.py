@@ -103,10 +103,13 @@ def _comes_twice(name: bytes) -> BadRequest:
     return BadRequest(f"The header {name.decode()} comes more than once.")
 
 
+SESSION_ID_SAYS: Final = "A session id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -."
+
+
 def session_id_checked(session_id: str) -> str:
     """The id itself. BadRequest if it isn't one."""
     if SESSION_ID_PATTERN.fullmatch(session_id) is None:
-        raise BadRequest("A session id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -.")
+        raise BadRequest(SESSION_ID_SAYS)
     return session_id
 
 

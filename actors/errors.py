@@ -157,7 +157,7 @@ class PreconditionFailed(BadRequest):
     """``If-Match`` names another turn_seq than the session's. ``extra["turn_seq"]`` is the current one."""
 
     code = "precondition-failed"
-    title = "The session has moved on"
+    title = "The session isn't where If-Match says"
     status = 412
 
 

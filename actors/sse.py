@@ -106,7 +106,8 @@ class StreamRequester:
         if self._finished:
             return
         if isinstance(final, Done):
-            if not self._begun:
+            # A recorded turn is told and ended before the writer has had its turn.
+            if not self._head_sent:
                 self._headers = [*self._headers, *turn_headers(final)]
             self._put_done(final.turn, final.replayed)
         elif self._begun:

@@ -286,6 +286,15 @@ async def test_a_holder_that_dies_under_a_passed_on_request_is_taken_over(stream
             assert "".join(said) == "from the second"
 
 
+async def test_a_recorded_turn_is_streamed_under_its_etag_and_state() -> None:
+    async with cluster() as made:
+        asked = {"message": "m", "session_id": "s"}, ("Idempotency-Key", "k")
+        await chat(made.one, *asked)
+        answer = await chat(made.one, asked[0] | {"stream": True}, asked[1])
+        assert [event for event, _, _ in events(answer.body)] == ["turn", "delta", "done"]
+        assert (answer.header("etag"), answer.header("x-session-state")) == ('"1"', "resident")
+
+
 async def test_a_deleted_session_answers_gone_to_readers_and_writers() -> None:
     async with cluster() as made:
         await chat(made.one, {"message": "m", "session_id": "s"})

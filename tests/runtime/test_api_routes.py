@@ -84,6 +84,20 @@ async def test_a_header_that_names_another_session_than_the_path_is_refused(worl
         problem(await ask(world, "GET", "/sessions/s", None, *more), 400, "bad-request")
 
 
+async def test_a_deletion_with_a_precondition_is_refused_and_deletes_nothing(world: World) -> None:
+    refused = await ask(world, "DELETE", "/sessions/s", None, ("If-Match", '"1"'))
+    problem(refused, 400, "bad-request")
+    assert "If-Match" in refused.json["detail"]
+    assert (await ask(world, "GET", "/sessions/s")).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_a_wrong_session_id_in_the_path_is_told_in_words(world: World, method: str) -> None:
+    refused = await ask(world, method, "/sessions/%20")
+    problem(refused, 400, "bad-request")
+    assert refused.json["detail"].startswith("A session id is 1 to 128 of the characters")
+
+
 async def test_a_deleted_session_is_gone_and_a_repeat_says_the_same(world: World) -> None:
     answer = await ask(world, "DELETE", "/sessions/s", None, ("Idempotency-Key", '"k"'))
     assert (answer.status, answer.body) == (204, b"")
