@@ -7,7 +7,7 @@ when it ignores its deadline for longer than ``agent.grace_s``: such an attempt 
 to the session counts any more. What it does to ``conversation.state`` counts only if the turn is committed.
 
 Side effects outside of the session are the agent's own business: an attempt may be repeated after a crash with the
-same ``turn_id`` and a higher ``attempt``, so give ``turn_id`` to whatever must not happen twice.
+same ``turn_id``, so give that to whatever must not happen twice.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Conversation:
         self.metadata = metadata
         self.turn_id = turn_id
         self.attempt = attempt
-        """1 for the first attempt; higher when hosts died while they ran this session."""
+        """1, or one more than how many hosts have died with this session since its last committed turn, whichever turn
+        they ran: a hint that this turn may have been begun before."""
         self._packed = state
         self._state: dict[str, Any] | None = None
 

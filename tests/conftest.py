@@ -12,7 +12,7 @@ from deploy import processes
 
 ORDER = ("test_tidy.py", "unit", "runtime", "contract", "simulation", "integration")
 
-RUN = "REHYDRA_TEST_RUN"
+RUN = "TESTS_OF_REHYDRA_RUN"
 """Inherited by whatever the tests start, and by whatever that starts."""
 GRACE_S = 5.0
 

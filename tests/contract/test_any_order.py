@@ -42,7 +42,7 @@ from actors.stores.base import (
 from tests.contract.lab import ANNA, BERT, CARL, Lab, MemoryLab, RedisLab, fresh_key, turn
 
 A = TypeVar("A")
-EXAMPLES = int(os.environ.get("REHYDRA_TEST_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "60"))
 
 
 @dataclass

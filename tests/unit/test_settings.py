@@ -29,7 +29,7 @@ def line_of(name: str, shown: str) -> str:
         ({"session": {"request_wait_s": 10.0}}, "at least agent.deadline_s"),
         ({"http": {"port_min": 5000}}, "must both be 0, or a range"),
         ({"http": {"bind": "0.0.0.0"}}, "edge.secret is the public default"),
-        ({"session": {"idle": 5}}, "session.idle: Extra inputs"),
+        ({"session": {"idle": 5}}, "session.idle: There is no such setting."),
         ({"session": {"idle_s": -1}}, "session.idle_s: Input should be greater than 0"),
         ({"edge": {"secret": "no base64!"}}, "edge.secret"),
     ],
@@ -39,6 +39,21 @@ def test_what_does_not_fit_together_is_one_line_that_names_it(groups: dict[str, 
         load(groups)
     assert told in refused.value.detail
     assert "\n" not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("REHYDRA_SESSION_IDLE_S", "names no setting; REHYDRA_SESSION__IDLE_S does."),
+        ("REHYDRA_SESSION__IDLES", "names no setting; REHYDRA_SESSION__IDLE_S does."),
+        ("REHYDRA_QQQQ", "REHYDRA_QQQQ in the environment names no setting"),
+    ],
+)
+def test_a_variable_that_names_no_setting_is_refused(name: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "5")
+    with pytest.raises(Misconfigured) as refused:
+        load()
+    assert told in refused.value.detail
 
 
 def test_args_win_over_the_environment_which_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
