@@ -83,6 +83,8 @@ class OpenAICompatible:
             raise _failed("The model's endpoint didn't answer in time.", conversation, error) from None
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise _failed("The model's endpoint can't be reached, or broke off.", conversation, error) from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _failed("The model's endpoint sent what is no chat completion.", conversation, error) from None
         if not finished:
             raise _failed("The model's answer ended before it was finished.", conversation)
 

@@ -194,6 +194,9 @@ class Sync:
             await admin.admit(slot, Admission.DRAIN)
         for slot in change.rest:
             await admin.admit(slot, Admission.MAINT)
+        if change:
+            placed = {server.slot: server.address for server in change.place}
+            log.info("ring", extra={"ring_version": ring.ring_version, "placed": placed, "drained": list(change.drain)})
 
     def _reborn(self, ring: Ring) -> frozenset[str]:
         known = self._incarnations

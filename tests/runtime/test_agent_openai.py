@@ -109,6 +109,15 @@ async def hello_without_an_end(_: Model, request: web.Request) -> web.StreamResp
     return answer
 
 
+def sends(chunk: str) -> Handler:
+    async def answer(_: Model, request: web.Request) -> web.StreamResponse:
+        answer = await begin(request)
+        await answer.write(f"data: {chunk}\n\n".encode())
+        return answer
+
+    return answer
+
+
 async def silent(model: Model, _: web.Request) -> web.StreamResponse:
     await model.may_go_on.wait()
     return web.Response()
@@ -195,6 +204,24 @@ async def test_what_ends_in_the_middle_is_no_reply_and_is_not_asked_for_again(ha
         with pytest.raises(AgentFailed):
             await answer_of(agent_of(model))
         assert len(model.bodies) == 1
+
+
+@pytest.mark.parametrize("chunk", ["no JSON", "[]", "7", '{"choices": 1}', '{"choices": [{"delta": 3}]}', "{}"])
+async def test_what_is_no_chat_completion_is_a_failed_turn_that_says_so(chunk: str) -> None:
+    async with serving(sends(chunk)) as model:
+        with pytest.raises(AgentFailed, match="model's") as failed:
+            await answer_of(agent_of(model))
+        assert "Error" not in str(failed.value)
+
+
+async def test_a_retry_waits_as_long_as_the_endpoint_asks() -> None:
+    async def busy(_: Model, __: web.Request) -> web.StreamResponse:
+        return web.json_response({}, status=429, headers={"retry-after": "1"})
+
+    async with serving(busy, hello) as model:
+        began = asyncio.get_running_loop().time()
+        assert await answer_of(agent_of(model)) == "Hello, world"
+        assert asyncio.get_running_loop().time() - began >= 1.0
 
 
 async def test_a_silent_endpoint_is_given_up_in_time() -> None:
