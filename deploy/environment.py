@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.folder import LOGS, ROOT, Folder
+from deploy.folder import LOGS, ROOT, Folder, NotPossible
 from deploy.options import Options
 from deploy.processes import MARK
 
@@ -26,8 +26,21 @@ _RAY = {
 }
 
 
+_TOLD_OTHERWISE = {
+    "REHYDRA_STORE__URL": "REDIS_URL", "REHYDRA_EDGE__PORT": "--port", "REHYDRA_EDGE__BIND": "--bind",
+    "REHYDRA_EDGE__RUN_DIR": "--data-dir",
+}  # fmt: skip
+"""Settings that ``deploy/up`` makes itself, and how to tell it."""
+
+
 def environment(options: Options, folder: Folder) -> dict[str, str]:
-    """What the user has set stays, save for what would tie the stack to somebody else's."""
+    """What the user has set stays, save for what would tie the stack to somebody else's.
+
+    NotPossible if it is a setting that would be overruled here: whoever set it would wait for it in vain.
+    """
+    for name, instead in _TOLD_OTHERWISE.items():
+        if name in os.environ:
+            raise NotPossible(f"{name} is set, which deploy/up doesn't follow: use {instead} instead, and unset it.")
     env = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     # Ten processes that compile every module anew take twice as long to start.
     env.pop("PYTHONDONTWRITEBYTECODE", None)

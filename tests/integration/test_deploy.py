@@ -212,6 +212,8 @@ def test_down_ends_all_of_it_and_says_when_there_is_nothing(stack: StackUnderTes
         ((), {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, "redis://127.0.0.1:1/0"),
         ((), {"REDIS_URL": "memory://"}, "REDIS_URL"),
         ((), {"REHYDRA_RING__VNODES": "many"}, "ring.vnodes"),
+        ((), {"REHYDRA_STORE__URL": "redis://:secret@127.0.0.1:1/0"}, "use REDIS_URL instead"),
+        ((), {"REHYDRA_EDGE__PORT": "81"}, "use --port instead"),
     ],
 )
 def test_what_can_not_run_says_why_in_one_line_and_leaves_nothing(
