@@ -107,12 +107,16 @@ async def _reply(
 ) -> str:
     parts: list[str] = []
     size_bytes = 0
-    async with aclosing(pieces(agent, conversation, threads)) as said:
-        async for piece in said:
-            # A lone surrogate is no text: encoding it raises here, before anybody has seen it.
-            size_bytes += len(piece.encode())
-            if size_bytes > bytes_max:
-                raise AgentFailed(f"The reply is longer than {bytes_max} bytes.")
-            parts.append(piece)
-            speaker.say(piece)
+    try:
+        async with aclosing(pieces(agent, conversation, threads)) as said:
+            async for piece in said:
+                # A lone surrogate is no text: encoding it raises here, before anybody has seen it.
+                size_bytes += len(piece.encode())
+                if size_bytes > bytes_max:
+                    raise AgentFailed(f"The reply is longer than {bytes_max} bytes.")
+                parts.append(piece)
+                speaker.say(piece)
+    except (SystemExit, KeyboardInterrupt) as error:
+        # They leave a task and end its event loop: the process would live on, with every session in it stuck.
+        raise AgentFailed(f"The agent raised {type(error).__name__}.") from error
     return "".join(parts)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 
-from actors.agent import Conversation
+import pytest
+
+from actors.agent import Agent, Conversation
 from actors.attempt import run_attempt
 from actors.errors import AgentFailed, AgentTimedOut
 from actors.model import SessionKey
+from actors.replica import HostLife
 from actors.settings import Settings
+from router.routing import HostView
+from tests.runtime.test_replica import chat
+from tests.runtime.test_replica import settings as settings_of_a_host
 from tests.runtime.world import World, ask, in_virtual_time, settings
 
 
@@ -115,3 +122,36 @@ async def test_a_synchronous_agent_that_raises_stop_iteration_fails_at_once() ->
 
 def conversation(message: str) -> Conversation:
     return Conversation(SessionKey("s"), (), b"", message, None, "k:1", 1)
+
+
+async def leaves(conversation: Conversation) -> str:
+    if conversation.message == "bad":
+        sys.exit(3)
+    return "fine"
+
+
+async def leaves_in_the_middle(conversation: Conversation) -> AsyncIterator[str]:
+    yield "fi"
+    if conversation.message == "bad":
+        raise KeyboardInterrupt
+    yield "ne"
+
+
+def leaves_in_a_thread(conversation: Conversation) -> str:
+    if conversation.message == "bad":
+        sys.exit(3)
+    return "fine"
+
+
+@pytest.mark.parametrize("agent", [leaves, leaves_in_the_middle, leaves_in_a_thread])
+async def test_an_agent_that_exits_fails_its_turn_and_ends_no_event_loop(agent: Agent) -> None:
+    life = HostLife(settings_of_a_host(agent={"path": f"{__name__}:{agent.__name__}"}), HostView)
+    await life.start()
+    try:
+        status, problem = await chat(life.host.ref.address, "s", "bad")
+        assert (status, problem["outcome"]) == (500, "not_done")
+        assert "raised" in problem["detail"]
+        status, answer = await chat(life.host.ref.address, "s", "good")
+        assert (status, answer["reply"], answer["turn_seq"]) == (200, "fine", 1)
+    finally:
+        await life.end()
