@@ -35,8 +35,9 @@ class LoopStuck(Exception):
 
 
 class NeverEnds(KeyboardInterrupt):
-    """A handle that never returns was stopped from outside. Of the exceptions only this kind leaves a task; any other
-    would become its result, and the next handle that never returns would have nobody to stop it."""
+    """A handle that never returns was stopped from outside. Of the exceptions only this kind leaves a task; and as the
+    code under test may catch even this kind (an attempt does, lest an agent end its host), ``SimLoop.overdue`` has the
+    last word: the next handle that never returns would have nobody to stop it."""
 
 
 class Lane:
@@ -141,6 +142,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._graveyard: list[Any] = []
         self._closed = False
         self.steps = 0
+        self.overdue = False
+        """Somebody outside has stopped a handle that never returned: no other runs."""
         self.failures: list[str] = []
         self.world = Lane(self, "world")
 
@@ -201,6 +204,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         if not handle._cancelled:  # type: ignore[attr-defined]
             self.steps += 1
             handle._run()
+            if self.overdue:
+                raise NeverEnds
             if lane.dead:
                 self._graveyard.append(handle)
 

@@ -23,7 +23,7 @@ from tests.simulation.checker import check
 from tests.simulation.cluster import Cluster
 from tests.simulation.facts import Limits, Violation
 from tests.simulation.history import History
-from tests.simulation.loop import NeverEnds
+from tests.simulation.loop import NeverEnds, SimLoop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,12 +62,13 @@ def replay_command(seed: int) -> str:
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def _alarm(loop: SimLoop, seconds: float) -> Iterator[None]:
     def ring(*_: object) -> None:
+        loop.overdue = True
         raise NeverEnds
 
     previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield
     finally:
@@ -78,7 +79,7 @@ def _alarm(seconds: float) -> Iterator[None]:
 def run_seed(seed: int, backend: Callable[[Cluster], Backend] | None = None) -> Verdict:
     """Run and check one seed. Never raises for what the code under test does."""
     cluster = Cluster(seed, backend)
-    with _alarm(SEED_S):
+    with _alarm(cluster.loop, SEED_S):
         cluster.run()
     return Verdict(seed, tuple(check(cluster.history.events, limits_of(cluster.settings))), cluster.history)
 
