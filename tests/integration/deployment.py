@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,10 @@ LOOK_S = 0.02
 PATIENCE_S = 30.0
 """How long anything that a test waits for may take on a busy machine."""
 COME_BACK_S = 0.1
+
+
+class NotStarted(Exception):
+    """A host ended before it served; its standard error says why."""
 
 
 @dataclass(slots=True)
@@ -119,7 +123,7 @@ class Deployment:
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
     async def start_host(self) -> HostProcess:
-        """One more host; returns when it serves."""
+        """One more host; returns when it serves. NotStarted if it ends instead."""
         command = [sys.executable, "-m", "deploy.host", json.dumps(self._args)]
         process = await asyncio.create_subprocess_exec(
             *leashed(command, signal.SIGKILL), cwd=ROOT, stdout=asyncio.subprocess.PIPE
@@ -127,16 +131,28 @@ class Deployment:
         try:
             async with asyncio.timeout(START_S):
                 assert process.stdout is not None
-                shown = json.loads(await process.stdout.readline())
+                line = await process.stdout.readline()
+                if not line:
+                    raise NotStarted(f"the host ended with exit code {await process.wait()}")
+                shown = json.loads(line)
         except BaseException:
-            process.kill()
+            # It may be gone already, and asyncio may know it or not.
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             raise
         host = HostProcess(process, shown["pid"], shown["address"], shown["incarnation"], shown["slot"])
         self.hosts.append(host)
         return host
 
-    async def replace_the_dead(self) -> None:
-        """For ever: start a host for each that ends, as Ray Serve would. Run it as a task and cancel it."""
+    @contextlib.asynccontextmanager
+    async def replacing_the_dead(self) -> AsyncIterator[None]:
+        """Meanwhile a host is started for each that ends, as Ray Serve would. If that fails, so does the block."""
+        async with asyncio.TaskGroup() as group:
+            replacing = group.create_task(self._replace_the_dead())
+            yield
+            replacing.cancel()
+
+    async def _replace_the_dead(self) -> None:
         while True:
             ends = [asyncio.ensure_future(host.process.wait()) for host in self.hosts[-self._count :]]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +162,7 @@ class Deployment:
             self.hosts = [host for host in self.hosts if host.process.returncode is not None] + alive
             for _ in range(self._count - len(alive)):
                 # One that is started while the store is away refuses to, and says so; the next look tries again.
-                with contextlib.suppress(json.JSONDecodeError):
+                with contextlib.suppress(NotStarted):
                     await self.start_host()
 
     async def settled(self, hosts: int) -> None:

@@ -19,11 +19,8 @@ async def test_conversations_survive_the_sigkill_of_their_hosts_whole_in_order_a
 ) -> None:
     plan = Plan(kills=2, hosts=3, at_once=16, agent=agent, minutes=1.5, seed=1)
     async with Deployment(agent, hosts=3) as deployment:
-        replacing = asyncio.create_task(deployment.replace_the_dead())
-        try:
+        async with deployment.replacing_the_dead():
             verdict = await experiment(deployment.url, load(), tmp_path, plan)
-        finally:
-            replacing.cancel()
     assert verdict["passed"], {name: verdict[name] for name in ("kept", "stuck", "errors", "not whole", "checker")}
     assert verdict["counts"]["streamed"] > 10 and verdict["counts"]["asked"] > 10
     assert verdict["felt_s"]["torn"]["max"] > 0, "no stream was torn: the kills hit nothing"

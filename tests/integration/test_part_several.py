@@ -68,8 +68,7 @@ async def test_a_store_that_dies_again_and_again_while_hosts_die_loses_nothing(t
         Deployment(AGENT, hosts=3, durability=DURABLE) as deployment,
         Talkers(deployment.client, tmp_path, over_s=0.05) as talkers,
     ):
-        replacing = asyncio.create_task(deployment.replace_the_dead())
-        try:
+        async with deployment.replacing_the_dead():
             for slot in ("slot-0", "slot-2"):
                 await talkers.go_on(1)
                 await asyncio.gather(deployment.host_in(slot).end(), asyncio.to_thread(deployment.server.restart))
@@ -77,7 +76,5 @@ async def test_a_store_that_dies_again_and_again_while_hosts_die_loses_nothing(t
                 await talkers.go_on(1)
                 deployment.server.restart()
                 await deployment.settled(3)
-        finally:
-            replacing.cancel()
         await talkers.go_on(2)
         assert await talkers.found_wrong() == []

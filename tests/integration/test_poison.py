@@ -15,8 +15,7 @@ async def test_a_poison_message_takes_three_hosts_at_most_and_is_answered_and_th
     async with Deployment("loadtest.agents:deadly", hosts=3, session={"suspect_pause_s": 4.0}) as deployment:
         client = deployment.client
         assert (await client.chat("doomed", "hello")).kind is Kind.OK
-        supervisor = asyncio.create_task(deployment.replace_the_dead())
-        try:
+        async with deployment.replacing_the_dead():
             bystanders = asyncio.create_task(talk_on(deployment))
             answer = await client.chat("doomed", "die", key="poison")
             died = [host for host in deployment.hosts if host.process.returncode is not None]
@@ -26,8 +25,6 @@ async def test_a_poison_message_takes_three_hosts_at_most_and_is_answered_and_th
             assert (await client.chat("doomed", "and now?")).kind is Kind.OK
             turns = await client.turns("doomed")
             assert [turn["message"] for turn in turns] == ["hello", "and now?"]
-        finally:
-            supervisor.cancel()
 
 
 async def talk_on(deployment: Deployment) -> set[Kind]:
