@@ -30,21 +30,31 @@ class Stack:
     url: str
     redis_url: str
     folder: Path
+    pid: int = 0
+    """The supervisor: all that the deployment is descends from it, save HAProxy."""
+    dashboard: str = ""
+    token: str = ""
+    """What Ray's dashboard wants to see."""
 
 
 @asynccontextmanager
-async def started(port: int, hosts: int, agent: str, fsync: str = "always") -> AsyncIterator[Stack]:
+async def started(
+    port: int, hosts: int, agent: str, fsync: str = "always", dashboard_port: int = 0
+) -> AsyncIterator[Stack]:
     """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start."""
     folder = Path(tempfile.mkdtemp(prefix="rehydra-loadtest-"))
     where = ["--port", str(port), "--data-dir", str(folder)]
     options = ["--detach", "--replicas", str(hosts), "--agent", agent, "--fsync", fsync]
+    options += ["--dashboard-port", str(dashboard_port)] if dashboard_port else []
     try:
         print(f"starting {hosts} hosts on port {port} ...", flush=True)
         code, said = await _call(["deploy/up", *where, *options], UP_S)
         if code:
             raise NotUp(f"deploy/up: exit code {code}\n{said}")
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        yield Stack(state["url"], state["redis_url"], folder)
+        dashboard = f"127.0.0.1:{dashboard_port}" if dashboard_port else ""
+        token = (folder / "ray-token").read_text(encoding="utf-8").strip()
+        yield Stack(state["url"], state["redis_url"], folder, int(state["pid"]), dashboard, token)
     finally:
         # Shielded: Ctrl-C must not leave a deployment behind.
         await asyncio.shield(_end(where, folder))

@@ -48,6 +48,7 @@ PURE = (
 SLEEPERS = {
     "router/edge/process.py": "runs in a thread, and waits for a process that isn't its child",
     "loadtest/agents.py": "blocks the event loop on purpose",
+    "loadtest/locustfile.py": "Locust makes it a yield of its own event loop",
     "tests/simulation/redis_backend.py": "waits in real time for a real server, outside of the virtual clock",
     "tests/servers.py": "waits for a server between its first two milliseconds",
     "tests/runtime/test_beats.py": "blocks the event loop on purpose",

@@ -1,0 +1,116 @@
+"""What an experiment does, as a YAML file says it: load, faults with their times, hosts, seed.
+
+Promises: a scenario that loads can be carried out; a misspelled name is refused, never ignored. The numbers under
+``smoke`` take the places of those above when the experiment must be over in 90 s.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
+
+
+class Do(StrEnum):
+    """The faults. ``SCALE`` alone is none: capacity is changed on purpose."""
+
+    SCALE = "scale"
+    KILL_HOST = "kill_host"
+    FREEZE_HOST = "freeze_host"
+    KILL_REDIS = "kill_redis"
+    FREEZE_REDIS = "freeze_redis"
+    CUT_REDIS_TAIL = "cut_redis_tail"
+    KILL_EDGE_REPLICA = "kill_edge_replica"
+    KILL_CONTROLLER = "kill_controller"
+    KILL_HAPROXY = "kill_haproxy"
+    ROLLING_UPDATE = "rolling_update"
+    KILL_NODE = "kill_node"
+    CUT_OFF_HOST = "cut_off_host"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Fault(Strict):
+    """One fault, ``at_s`` seconds after the load has begun."""
+
+    at_s: float = Field(ge=0)
+    do: Do
+    hosts: int | None = Field(default=None, ge=1, le=64, description="scale: how many there shall be")
+    for_s: float = Field(default=5.0, gt=0, le=120, description="freezes: until SIGCONT")
+
+    @model_validator(mode="after")
+    def _scale_names_hosts(self) -> Self:
+        if (self.do is Do.SCALE) != (self.hosts is not None):
+            raise ValueError(f"{self.do}: `hosts` belongs to `scale`, and to nothing else")
+        return self
+
+
+class Chance(Strict):
+    """Faults at random times, seeded, instead of a list."""
+
+    every_s: tuple[float, float]
+    among: list[Do] = Field(min_length=1)
+    for_s: float = Field(default=5.0, gt=0, le=120)
+
+
+class Stage(Strict):
+    """From ``at_s`` on, so many users."""
+
+    at_s: float = Field(ge=0)
+    users: int = Field(ge=1, le=5000)
+
+
+class Load(Strict):
+    """Closed loop: every user has sessions of its own and at most one message under way, one due every ``pace_s``."""
+
+    users: int = Field(ge=1, le=5000)
+    sessions_per_user: int = Field(default=4, ge=1, le=10_000)
+    pace_s: float = Field(default=0.5, gt=0, description="time between two messages of one user, by schedule")
+    over_s: float = Field(default=0.1, ge=0, le=60, description="how long the agent takes")
+    message_bytes: tuple[int, int] = (20, 400)
+    streams: float = Field(default=0.0, ge=0, le=1, description="share of messages that are streamed, with a key")
+    stages: list[Stage] = []
+
+
+class Scenario(Strict):
+    """One experiment. ``for_s``: how long the load runs."""
+
+    name: str
+    about: str
+    hosts: int = Field(default=3, ge=1, le=64)
+    for_s: float = Field(gt=0, le=3600)
+    fsync: str = Field(default="always", pattern="^(always|everysec)$")
+    seed: int = 1
+    load: Load
+    faults: list[Fault] = []
+    chance: Chance | None = None
+    smoke: dict[str, Any] = Field(default={}, exclude=True)
+
+    @model_validator(mode="after")
+    def _faults_fall_into_the_load(self) -> Self:
+        if late := [fault.at_s for fault in self.faults if fault.at_s >= self.for_s]:
+            raise ValueError(f"faults at {late} s come after the load has ended ({self.for_s} s)")
+        return self
+
+
+def names() -> list[str]:
+    """All scenarios that there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read(name: str, *, smoke: bool = False, seed: int | None = None) -> Scenario:
+    """The scenario of that name. FileNotFoundError or pydantic's ValidationError says what is wrong with it."""
+    document = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    document["name"] = name
+    if smoke:
+        document |= document.get("smoke", {})
+    if seed is not None:
+        document["seed"] = seed
+    return Scenario.model_validate(document)

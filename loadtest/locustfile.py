@@ -1,0 +1,177 @@
+"""Locust's users: each talks in sessions of its own, one message at a time, and writes down what came back.
+
+A closed loop with constant pacing: a message is due every ``pace_s`` by the user's own schedule, which doesn't shift
+when an answer is late, and latencies count from there (no coordinated omission). No request is ever repeated, save
+that a torn stream is asked for again with its key; a connection is used once. Started by ``loadtest/run``, which
+names the plan in ``REHYDRA_LOADTEST_PLAN``; in a process of its own, because Locust patches the standard library.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+from locust import LoadTestShape, User, events, task
+
+from loadtest.history import History
+
+PLAN: dict[str, Any] = json.loads(Path(os.environ["REHYDRA_LOADTEST_PLAN"]).read_text(encoding="utf-8"))
+LOAD: dict[str, Any] = PLAN["load"]
+HISTORY = History(Path(PLAN["history"]))
+NUMBERS = itertools.count()
+PREFIX = secrets.token_hex(4)
+TIMEOUT_S = 60.0
+REPEATS_MAX = 60
+REPEAT_PAUSE_S = 0.5
+SPARE_S = 1.0
+"""Locust kills users that wait just when one of them goes on; so nobody has anything to say when it ends them."""
+ENDS: list[float] = []
+"""When the last message may be sent, monotonic; known from the begin on."""
+
+
+def begin(**_: Any) -> None:
+    HISTORY.start("chained", seed=PLAN["seed"], scenario=PLAN["name"])
+    ENDS.append(time.monotonic() + PLAN["for_s"])
+    Path(PLAN["begun"]).write_text(str(time.monotonic()), encoding="utf-8")
+
+
+def end(**_: Any) -> None:
+    HISTORY.close()
+
+
+events.test_start.add_listener(begin)  # type: ignore[no-untyped-call]
+events.quit.add_listener(end)  # type: ignore[no-untyped-call]
+
+
+class Stages(LoadTestShape):
+    """Users stay as they are while capacity changes, unless the scenario has stages."""
+
+    def tick(self) -> tuple[int, float] | None:
+        passed: float = self.get_run_time()  # type: ignore[no-untyped-call]
+        if passed > PLAN["for_s"] + SPARE_S:
+            return None
+        users = [LOAD["users"], *(stage["users"] for stage in LOAD["stages"] if stage["at_s"] <= passed)][-1]
+        return int(users), float(users)
+
+
+class Chatter(User):
+    """One person. ``due``: when the next message should be sent."""
+
+    def on_start(self) -> None:
+        self.number = next(NUMBERS)
+        self.random = random.Random(f"{PLAN['seed']}-{self.number}")
+        self.sessions = [f"u{self.number}-{n}.{PREFIX}" for n in range(LOAD["sessions_per_user"])]
+        self.due = time.monotonic() + self.random.uniform(0, LOAD["pace_s"])
+        self.sent = itertools.count()
+        time.sleep(max(0.0, self.due - time.monotonic()))
+
+    def wait_time(self) -> float:
+        self.due += float(LOAD["pace_s"])
+        return max(0.0, self.due - time.monotonic())
+
+    @task
+    def say(self) -> None:
+        if time.monotonic() > ENDS[0]:
+            return
+        session = self.random.choice(self.sessions)
+        message = self._message()
+        streams = self.random.random() < LOAD["streams"]
+        answered = self._stream(session, message) if streams else self._ask(session, message, None)
+        took_ms = 1000 * (time.monotonic() - self.due)
+        self.environment.events.request.fire(
+            request_type="stream" if streams else "chat",
+            name="/chat",
+            response_time=took_ms,
+            response_length=0,
+            exception=None if answered == "ok" else RuntimeError(answered),
+        )
+
+    def _message(self) -> str:
+        if PLAN["messages"]:
+            return str(PLAN["messages"][(self.number + next(self.sent)) % len(PLAN["messages"])])
+        least, most = LOAD["message_bytes"]
+        head = f"{self.number}.{next(self.sent)} "
+        return head + "x" * (self.random.randint(least, most) - len(head))
+
+    def _stream(self, session: str, message: str) -> str:
+        key, answered = secrets.token_hex(16), ""
+        for _ in range(REPEATS_MAX):
+            if (answered := self._ask(session, message, key)) == "ok":
+                break
+            time.sleep(REPEAT_PAUSE_S)
+        return answered
+
+    def _ask(self, session: str, message: str, key: str | None) -> str:
+        """Send it once. ``ok``, or why not."""
+        op = HISTORY.invoke_turn(session, message, key)
+        headers = {"X-Session-Id": session, "Connection": "close"}
+        if key:
+            headers |= {"Idempotency-Key": key, "Accept": "text/event-stream"}
+        body: dict[str, Any] = {"message": message, "metadata": {"over_s": LOAD["over_s"]}}
+        try:
+            with requests.post(
+                f"{self.host}/chat", json=body, headers=headers, timeout=TIMEOUT_S, stream=bool(key)
+            ) as reply:
+                return self._streamed(op, reply) if _is_stream(reply) else self._answered(op, reply)
+        except (requests.RequestException, ValueError, KeyError) as error:
+            HISTORY.info(op, 0, f"{type(error).__name__}: {error}"[:300])
+            return "no answer"
+
+    def _answered(self, op: int, reply: requests.Response) -> str:
+        document = reply.json()
+        if reply.status_code == 200:
+            self._ok(op, document, reply, None, 0)
+            return "ok"
+        known = 400 <= reply.status_code < 500 and document.get("outcome") == "not_done"
+        why = f"{document.get('type', '')} {document.get('detail', '')}"[:300]
+        (HISTORY.fail if known else HISTORY.info)(op, reply.status_code, why)
+        return f"{reply.status_code} {why}"
+
+    def _streamed(self, op: int, reply: requests.Response) -> str:
+        name, epoch, deltas = "", 0, list[str]()
+        for line in reply.iter_lines(chunk_size=1):
+            field, _, value = line.decode().partition(": ")
+            if field == "event":
+                name = value
+            elif field == "id":
+                epoch = int(value.partition("-")[0])
+            elif field == "data" and name == "turn":
+                deltas.clear()
+            elif field == "data" and name == "delta":
+                deltas.append(json.loads(value)["text"])
+            elif field == "data" and name == "done":
+                self._ok(op, json.loads(value), reply, "".join(deltas) if deltas else None, epoch)
+                return "ok"
+            elif field == "data" and name == "error":
+                HISTORY.info(op, 200, value[:300])
+                return "the stream ended with an error"
+        HISTORY.info(op, 200, "the stream ended without done or error")
+        return "torn"
+
+    def _ok(
+        self, op: int, document: dict[str, Any], reply: requests.Response, streamed: str | None, epoch: int
+    ) -> None:
+        HISTORY.ok_turn(
+            op,
+            document["turn_id"],
+            document["turn_seq"],
+            document["reply"],
+            streamed,
+            replayed=document["replayed"],
+            slot=reply.headers.get("x-served-by", ""),
+            state=reply.headers.get("x-session-state", ""),
+            epoch=epoch,
+            due=round(self.due, 6),
+        )
+
+
+def _is_stream(reply: requests.Response) -> bool:
+    reply.encoding = "utf-8"
+    return reply.headers.get("content-type", "").startswith("text/event-stream")
