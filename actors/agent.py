@@ -17,7 +17,8 @@ import importlib
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from itertools import islice
+from typing import Any, overload
 
 from pydantic_core import from_json, to_json
 
@@ -27,10 +28,35 @@ from actors.model import JsonObject, SessionKey, Turn
 Agent = Callable[["Conversation"], Any]
 
 
+class Past(Sequence[Turn]):
+    """The turns that were committed when the attempt began. A view: it costs nothing however long the talk is, what
+    is committed later doesn't show, and an agent can't change what its host has in memory."""
+
+    __slots__ = ("_count", "_turns")
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = turns
+        self._count = len(turns)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Turn: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Turn]: ...
+    def __getitem__(self, at: int | slice) -> Turn | list[Turn]:
+        there = range(self._count)[at]
+        return self._turns[there] if isinstance(there, int) else [self._turns[each] for each in there]
+
+    def __iter__(self) -> Iterator[Turn]:
+        return islice(self._turns, self._count)
+
+
 class Conversation:
     """What an agent gets: the committed past, its own durable state, and the message to answer."""
 
-    __slots__ = ("_packed", "_state", "attempt", "key", "message", "metadata", "turn_id", "turns")
+    __slots__ = ("_given", "_metadata", "_packed", "_state", "attempt", "key", "message", "turn_id", "turns")
 
     def __init__(
         self,
@@ -43,20 +69,28 @@ class Conversation:
         attempt: int,
     ) -> None:
         self.key = key
-        self.turns = turns
-        """Committed turns, oldest first. Read only."""
+        self.turns: Sequence[Turn] = Past(turns)
+        """Committed turns, oldest first."""
         self.message = message
-        self.metadata = metadata
+        self._given = metadata
+        self._metadata: dict[str, Any] | None = None
         self.turn_id = turn_id
         self.attempt = attempt
-        """1, or one more than how many hosts have died with this session since its last committed turn, whichever turn
-        they ran: a hint that this turn may have been begun before."""
+        """1, and one more for each time that this host has begun the turn before, and for each host that has died with
+        this session since its last committed turn, whichever turn it ran: a hint that it may have been begun before."""
         self._packed = state
         self._state: dict[str, Any] | None = None
 
     @property
     def session_id(self) -> str:
         return self.key.session_id
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """The request's own. The agent's copy: what is committed is what the client sent."""
+        if self._metadata is None and self._given is not None:
+            self._metadata = from_json(to_json(self._given))
+        return self._metadata
 
     @property
     def state(self) -> dict[str, Any]:

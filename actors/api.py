@@ -10,6 +10,7 @@ through the edge, Serve's proxy or directly.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from actors.api_answers import problem_answer
@@ -24,6 +25,9 @@ from actors.service import Service
 
 log = logging.getLogger("rehydra.api")
 
+Take = Callable[[dict[str, Any]], Awaitable[None]]
+"""What becomes of the document that another host sends."""
+
 
 class Api:
     """ASGI application of one host."""
@@ -36,6 +40,7 @@ class Api:
         session = service.settings.session
         # A batch may hold a full mailbox that was handed over to a host which had a full one of its own.
         self._batch_bytes_max = 2 * session.mailbox_max * session.body_bytes_max
+        self._internal = {"/internal/hand-off": self._take_batch, "/internal/deleted": self._take_deletion}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,8 +58,8 @@ class Api:
 
     async def _guarded(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if path == "/internal/hand-off":
-                await self._hand_off(scope, receive, send)
+            if (take := self._internal.get(path)) is not None:
+                await self._from_a_host(take, path, scope, receive, send)
             else:
                 await self._rest(scope, receive, send)
         except RehydraError as error:
@@ -63,27 +68,34 @@ class Api:
             return
         except Exception:
             log.exception("request failed", extra={"path": path})
-            # FastAPI has answered before it raises; only a failure of the internal route is still unanswered.
-            if path == "/internal/hand-off":
+            # FastAPI has answered before it raises; only a failure of an internal route is still unanswered.
+            if path in self._internal:
                 await send_answer(send, problem_answer(RehydraError()))
 
-    async def _hand_off(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Waiting turns of a session from the host that had it. 204 once this host has them."""
-        headers = self._from_a_host(scope)
+    async def _from_a_host(self, take: Take, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """What another host tells this one. 204 once it was taken."""
+        headers = self._headers_of_a_host(scope)
         if headers.get(b"x-rehydra-to") != self._service.host.ref.incarnation:
             raise Misdirected(f"This is {self._service.host.ref.incarnation}.")
         if scope["method"] != "POST":
-            answer = problem_answer(MethodNotAllowed("/internal/hand-off takes POST."), (b"allow", b"POST"))
-            await send_answer(send, answer)
+            await send_answer(send, problem_answer(MethodNotAllowed(f"{path} takes POST."), (b"allow", b"POST")))
             return
         body_s = self._service.settings.http.body_s
         body = await read_body(receive, headers.get(b"content-length"), self._batch_bytes_max, body_s)
-        key, batch = batch_of(parsed(body))
-        await self._service.host.accept_batch(key, batch)
+        await take(parsed(body))
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def _from_a_host(self, scope: Scope) -> dict[bytes, str]:
+    async def _take_batch(self, document: dict[str, Any]) -> None:
+        """Waiting turns of a session, from the host that had it."""
+        key, batch = batch_of(document)
+        await self._service.host.accept_batch(key, batch)
+
+    async def _take_deletion(self, document: dict[str, Any]) -> None:
+        """The host that deleted a session says so to its holder."""
+        self._service.host.deleted(key_of(document))
+
+    def _headers_of_a_host(self, scope: Scope) -> dict[bytes, str]:
         """The headers of another host's request. PathUnknown, the answer of any path that isn't there, to all else."""
         unknown = PathUnknown(f"There is nothing at {scope['path']}.")
         try:
@@ -104,10 +116,18 @@ def _headless(send: Send) -> Send:
     return without_body
 
 
+def key_of(document: dict[str, Any]) -> SessionKey:
+    """The session that another host speaks of. BadRequest if another program speaks."""
+    try:
+        return SessionKey(session_id_checked(document["session_id"]), str(document["tenant"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadRequest(f"This names no session: {error!r}.") from error
+
+
 def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest]]:
     """The turns of a ``/internal/hand-off``. BadRequest if another program speaks."""
+    key = key_of(document)
     try:
-        key = SessionKey(session_id_checked(document["session_id"]), str(document["tenant"]))
         return key, [_turn_of(key, entry) for entry in document["batch"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise BadRequest(f"This isn't a batch of turns: {error!r}.") from error

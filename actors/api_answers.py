@@ -63,9 +63,14 @@ def done_document(session_id: str, turn: Turn, replayed: bool) -> bytes:
     )
 
 
+def state_header(residence: Residence) -> tuple[bytes, bytes]:
+    """``X-Session-State``."""
+    return _STATE[residence]
+
+
 def turn_headers(done: Done) -> Headers:
     """``ETag``, ``X-Session-State``, and whether it is a repeat's recorded turn."""
-    headers = [(b"etag", etag(done.turn.turn_seq)), _STATE[done.residence]]
+    headers = [(b"etag", etag(done.turn.turn_seq)), state_header(done.residence)]
     if done.replayed:
         headers.append(REPLAYED)
     return headers

@@ -26,7 +26,7 @@ from actors.errors import (
     SessionUnknown,
 )
 from actors.model import SessionKey, TurnRequest
-from actors.ports import Done
+from actors.ports import Done, Residence
 from actors.ports import Final as FinalAnswer
 from actors.service import Service
 from actors.sse import ClientStalled, StreamRequester
@@ -51,7 +51,7 @@ class WholeRequester:
     def begun(self) -> bool:
         return self.finished
 
-    async def turn(self, turn_id: str, epoch: int) -> None:
+    async def turn(self, turn_id: str, epoch: int, residence: Residence) -> None:
         """Nothing to say before the end."""
 
     async def delta(self, text: str) -> None:
@@ -70,9 +70,6 @@ class WholeRequester:
             await send_answer(self._send, answer)
 
     async def relay_frames(self, frames: bytes, headers: Headers) -> None:
-        raise AssertionError("a peer streamed to a client that didn't ask for it")
-
-    async def relay_end(self) -> None:
         raise AssertionError("a peer streamed to a client that didn't ask for it")
 
 

@@ -29,9 +29,11 @@ async def run_attempt(
 ) -> tuple[str, bytes | None]:
     """The reply and, if the agent changed it, the new state. ``say`` gets each piece as it comes, in time.
 
-    AgentTimedOut past ``deadline_s``; AgentFailed for whatever the agent raises, and for a reply or state that is too
-    large or isn't text or JSON.
+    AgentTimedOut past ``deadline_s``; AgentFailed for whatever the agent raises, for a reply or state that is too
+    large or isn't text or JSON, and while ``abandoned_max`` attempts that were given up still run.
     """
+    if len(_abandoned) >= limits.abandoned_max:
+        raise AgentFailed(f"{len(_abandoned)} attempts past their deadline don't stop; no further one is begun.")
     speaker = _Speaker(say)
     attempt = asyncio.create_task(_reply(agent, conversation, speaker, limits.reply_bytes_max, threads))
     try:
@@ -53,7 +55,8 @@ def _outcome(attempt: asyncio.Task[str], conversation: Conversation, limits: Age
         reply, state = attempt.result(), conversation.packed_state()
     except RehydraError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # Whatever an agent raises ends its turn, not the session's task: nobody else would begin a new one.
         where = {"session": str(conversation.key), "turn_id": conversation.turn_id}
         log.warning("agent failed", exc_info=error, extra=where)
         raise AgentFailed(f"The agent raised {type(error).__name__}.") from error
@@ -77,7 +80,7 @@ async def _stop(attempt: asyncio.Task[str], grace_s: float, conversation: Conver
 
 
 _abandoned: set[asyncio.Task[str]] = set()
-"""Attempts that did not stop. Kept so that they aren't collected while they run; nothing else looks at them."""
+"""Attempts that did not stop, of all sessions of this process. Kept so that they aren't collected while they run."""
 
 
 def _buried(attempt: asyncio.Task[str]) -> None:

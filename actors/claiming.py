@@ -1,6 +1,6 @@
 """Getting the lease of a session: claim, wait, or take over from a holder that is surely dead.
 
-A live holder is never robbed (I6): whoever can't have the lease learns who holds it, and passes its requests on.
+A live holder is never robbed (I7): whoever can't have the lease learns who holds it, and passes its requests on.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ async def _stream(ticket: Ticket, requester: Requester) -> Done | RehydraError |
                 await ticket.changed()
         elif news and not announced:
             announced = True
-            await requester.turn(ticket.request.turn_id, ticket.epoch)
+            await requester.turn(ticket.request.turn_id, ticket.epoch, ticket.activation.residence)
         elif news:
             text = "".join(ticket.pieces[shown:])
             shown = len(ticket.pieces)
@@ -54,5 +54,5 @@ async def _stream(ticket: Ticket, requester: Requester) -> Done | RehydraError |
 async def tell_whole(requester: Requester, done: Done) -> None:
     """A recorded turn, told as a stream of one piece: it voids whatever an attempt that came to nothing has said."""
     if requester.stream:
-        await requester.turn(done.turn.turn_id, done.turn.epoch)
+        await requester.turn(done.turn.turn_id, done.turn.epoch, done.residence)
         await requester.delta(done.turn.reply)

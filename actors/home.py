@@ -54,6 +54,10 @@ class Home(Protocol):
         """Logged, counted, and told to the next client if none is ``told`` now."""
         ...
 
+    def deleted(self, key: SessionKey) -> None:
+        """Nothing in memory of this session is answered from any more."""
+        ...
+
     def resized(self, delta_bytes: int) -> None: ...
 
     def let_go(self, activation: Activation) -> None:

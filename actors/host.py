@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 from actors.agent import Agent
+from actors.deleting import delete
 from actors.errors import (
     Outcome,
     RehydraError,
     SessionDeleted,
     SessionUnknown,
-    StateRegressed,
     Unreachable,
     WaitedTooLong,
 )
@@ -33,18 +32,15 @@ from actors.following import follow, tell_whole
 from actors.lifecycle import Reason
 from actors.model import HostRef, SessionKey, TurnRequest
 from actors.opening import opened
-from actors.patience import until_known
 from actors.ports import Done, Passed, Peers, Placement, Requester
 from actors.residents import Residents
 from actors.session import Activation
 from actors.settings import Settings
 from actors.stores.base import Deleted, Missing, SessionStore, Turns
 from actors.ticket import Elsewhere, Ticket
+from actors.untold import Untold
 
 log = logging.getLogger("rehydra.host")
-
-UNTOLD_MAX = 1024
-"""Regressions kept in memory until a client can be told; the log has every one."""
 
 
 class Host:
@@ -75,7 +71,7 @@ class Host:
         self._residents = Residents(settings.session, self._must_leave, self.spawn)
         self._handing_off: dict[SessionKey, HostRef] = {}
         self._chats = 0
-        self._untold: OrderedDict[SessionKey, tuple[int, int]] = OrderedDict()
+        self._untold = Untold()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._settled = asyncio.Event()
@@ -128,7 +124,7 @@ class Host:
                     await asyncio.sleep(pause_s)
                     pause_s = min(pause_s * 2 + 0.01, 0.5)
                     continue
-                if (told := self._tell_regression(request.key)) is not None:
+                if (told := self._untold.take(request.key)) is not None:
                     return told
                 activation = self._activate(request.key)
             entry = activation.submit(request)
@@ -160,9 +156,10 @@ class Host:
 
     async def delete(self, key: SessionKey, turn_id: str) -> None:
         """Delete the session, whoever holds it. SessionUnknown, or StoreUnavailable if it stays unknown."""
-        answer = await until_known(lambda: self.store.delete(key, turn_id), self.settings.session.commit_patience_s)
-        if isinstance(answer, Missing):
-            raise SessionUnknown(f"Session {key.session_id!r} was never made, or has expired.")
+        await delete(self, key, turn_id)
+
+    def deleted(self, key: SessionKey) -> None:
+        """The session was deleted, through this host or another: nothing in memory is answered from any more."""
         if (activation := self._residents.get(key)) is not None:
             activation.deleted()
 
@@ -235,16 +232,8 @@ class Host:
         comes here is told."""
         self._counts["regressed"] += 1
         log.error("state regressed", extra={"session": str(key), "turn_seq": stored, "turn_seq_lost": mine})
-        if told:
-            return
-        self._untold[key] = (mine, stored)
-        while len(self._untold) > UNTOLD_MAX:
-            self._untold.popitem(last=False)
-
-    def _tell_regression(self, key: SessionKey) -> StateRegressed | None:
-        if (lost := self._untold.pop(key, None)) is None:
-            return None
-        return StateRegressed.of(*lost)
+        if not told:
+            self._untold.note(key, mine, stored)
 
     # --- leaving memory --------------------------------------------------------------------------------------------
 

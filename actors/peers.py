@@ -1,4 +1,4 @@
-"""The other hosts over HTTP: passing a request on, and handing waiting turns over.
+"""The other hosts over HTTP: passing a request on, handing waiting turns over, telling of a deletion.
 
 A request is passed on as the same ``POST /chat`` with the turn's id, the number of hops, the incarnation that is
 meant, and the pass without which none of that would be believed; the answer's status, headers and bytes go to the
@@ -55,11 +55,7 @@ class RelayTarget(Protocol):
         ...
 
     async def relay_frames(self, frames: bytes, headers: Headers) -> None:
-        """Whole frames of a stream that has these headers."""
-        ...
-
-    async def relay_end(self) -> None:
-        """The frames so far included the final one."""
+        """Whole frames of a stream that has these headers; it has ended if they include the final one."""
         ...
 
 
@@ -121,7 +117,6 @@ class HttpPeers:
             if separator:
                 await target.relay_frames(frames + separator, headers)
                 if holds_final(frames):
-                    await target.relay_end()
                     return Passed.FINISHED
             elif len(rest) > self._answer_bytes_max:
                 break
@@ -150,15 +145,23 @@ class HttpPeers:
 
     async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
         """See ``ports.Peers``."""
+        return await self._tell(to, "hand-off", key, batch=[_entry(turn) for turn in batch])
+
+    async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:
+        """See ``ports.Peers``."""
+        return await self._tell(to, "deleted", key)
+
+    async def _tell(self, to: HostRef, what: str, key: SessionKey, **more: Any) -> bool:
+        """Whether ``to`` has confirmed it within ``hand_off_s``. What is told may be told twice."""
         headers = {**self._internal, "x-rehydra-to": to.incarnation}
-        document = {"session_id": key.session_id, "tenant": key.tenant, "batch": [_entry(turn) for turn in batch]}
+        document = to_json({"session_id": key.session_id, "tenant": key.tenant, **more})
         try:
             async with asyncio.timeout(self._hand_off_s):
-                response = await self._post(f"http://{to.address}/internal/hand-off", headers, to_json(document))
+                response = await self._post(f"http://{to.address}/internal/{what}", headers, document)
                 async with response:
                     return 200 <= response.status < 300
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.info("hand-off unanswered", extra={"to": to.address, "error": _told(error)})
+            log.info("a host didn't confirm", extra={"what": what, "to": to.address, "error": _told(error)})
             return False
 
 

@@ -50,8 +50,8 @@ class Requester(Protocol):
         """Whether bytes have been sent."""
         ...
 
-    async def turn(self, turn_id: str, epoch: int) -> None:
-        """The turn starts (or starts again) under ``epoch``."""
+    async def turn(self, turn_id: str, epoch: int, residence: Residence) -> None:
+        """The turn starts (or starts again) under ``epoch``, in a session that was found so."""
         ...
 
     async def delta(self, text: str) -> None:
@@ -85,6 +85,10 @@ class Peers(Protocol):
 
     async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
         """Give ``to`` the waiting turns, in order. True: it has them. False: it may or may not have them."""
+        ...
+
+    async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:
+        """Have ``to`` forget what it has of a session that was deleted. False: it may or may not have."""
         ...
 
 

@@ -70,7 +70,6 @@ class Activation:
         self._runner: TurnRunner | None = None
         self._unanswered_fresh = True
         self._tombstone = False
-        """The session was deleted through this host."""
 
     # --- arrivals: synchronous, called from any task ---------------------------------------------------------------
 
@@ -141,7 +140,7 @@ class Activation:
             return None
         if turn.fingerprint != request.fingerprint:
             return KeyMismatch(f"It was used for turn {turn.turn_seq} of this session.", turn_seq=turn.turn_seq)
-        return Done(turn, replayed=True, residence=self._residence())
+        return Done(turn, replayed=True, residence=self.residence)
 
     def _pending(self, turn_id: str) -> Ticket | None:
         return self.running if self._runs(turn_id) else self.mailbox.find(turn_id)
@@ -149,7 +148,9 @@ class Activation:
     def _runs(self, turn_id: str) -> bool:
         return self.running is not None and self.running.request.turn_id == turn_id
 
-    def _residence(self) -> Residence:
+    @property
+    def residence(self) -> Residence:
+        """How the next turn finds the session."""
         if not self._unanswered_fresh:
             return Residence.RESIDENT
         return Residence.REHYDRATED if len(self.transcript) else Residence.NEW
@@ -230,7 +231,7 @@ class Activation:
         came_to = await self._runner.run(ticket)
         match came_to:
             case Committed(turn, state):
-                done = Done(turn, replayed=False, residence=self._residence())
+                done = Done(turn, replayed=False, residence=self.residence)
                 self.transcript.append(turn, state)
                 self._answer(ticket, done)
             case Refused(problem):
@@ -238,12 +239,12 @@ class Activation:
             case Unknown(problem):
                 self._retry(ticket, problem)
             case Contradicted():
-                self._start_over(Reason.FAILED, [ticket])
+                self._retry(ticket, RehydraError("The log isn't what this host has read of it, again and again."))
             case Lost(answer):
                 await self._lost(ticket, answer)
 
-    def _retry(self, ticket: Ticket, problem: StoreUnavailable) -> None:
-        """Its commit stays unknown: claim again, and run it again unless it turns out to be in the log."""
+    def _retry(self, ticket: Ticket, problem: RehydraError) -> None:
+        """Only the log can tell what became of it: claim again, and run it again unless it turns out to be there."""
         ticket.restarts += 1
         if ticket.restarts <= self._home.settings.session.restarts_max:
             self._start_over(Reason.FAILED, [ticket])
@@ -315,7 +316,7 @@ class Activation:
                 ticket.finish(problem)
 
     def deleted(self) -> None:
-        """The session was deleted through this host: nothing in memory may be answered from any more.
+        """The session was deleted: nothing in memory may be answered from any more.
 
         While the task exists it finds out by itself, at the commit or the check that ends every turn; until then
         new arrivals get the news, not what memory still holds.

@@ -35,6 +35,7 @@ class AgentSettings(Group):
     reply_bytes_max: int = Field(1 << 20, gt=0, description="Longest reply, bytes of UTF-8; over it the turn fails.")
     state_bytes_max: int = Field(1 << 18, gt=0, description="Largest durable state, bytes of JSON.")
     threads_max: int = Field(64, gt=0, description="Threads for synchronous agents; further turns wait for one.")
+    abandoned_max: int = Field(64, gt=0, description="Attempts that ignore their end; beyond it turns fail at once.")
 
 
 class SessionSettings(Group):
@@ -51,7 +52,7 @@ class SessionSettings(Group):
     commit_patience_s: float = Field(15.0, gt=0, description="How long an unanswered commit is repeated, seconds.")
     claim_patience_s: float = Field(15.0, gt=0, description="How long an unanswered claim is repeated, seconds.")
     handoff_wait_s: float = Field(30.0, gt=0, description="How long a handed-over batch waits for the lease, seconds.")
-    restarts_max: int = Field(3, gt=0, description="How often a turn is run anew because its commit stayed unknown.")
+    restarts_max: int = Field(3, gt=0, description="How often a turn is run anew, as its commit stayed unknown.")
     takeovers_max: int = Field(3, gt=0, description="Takeovers without a commit before a turn counts as poison.")
     suspect_pause_s: float = Field(5.0, ge=0, description="Pause before the third host runs a turn that stopped two.")
     hops_max: int = Field(4, gt=0, description="How often one request may be passed on between hosts.")
@@ -95,7 +96,7 @@ class HttpSettings(Group):
     headers_max: int = Field(100, ge=16, le=16_384, description="Most header lines of a request; beyond it 431.")
     keep_alive_s: float = Field(75.0, gt=0, description="An idle connection is closed after this long, seconds.")
     connect_s: float = Field(1.0, gt=0, description="Longest wait for a connection to another host, seconds.")
-    hand_off_s: float = Field(5.0, gt=0, description="Longest wait until another host has a handed-over batch.")
+    hand_off_s: float = Field(5.0, gt=0, description="Longest wait until another host confirms a batch, or a deletion.")
 
 
 class EdgeSettings(Group):

@@ -9,8 +9,9 @@ through ``relay_*``); the writer (``write``) is the only one that sends, so that
 all that is ready goes out in one piece. Nothing is sent before the first frame, or the first silence of ``ping_s``:
 until then an error still gets its own HTTP status, and the edge may repeat the request elsewhere.
 
-The head of a stream has an ``ETag`` and an ``X-Session-State`` only if the turn was committed before (a repeat gets the
-recorded one): otherwise it leaves before anybody knows which turn this will be. ``done`` says it.
+The head of a stream has an ``ETag`` only if the turn was committed before (a repeat gets the recorded one): otherwise
+it leaves before anybody knows which turn this will be, and ``done`` says it. A head that leaves with a ping, because
+the turn waits for so long, doesn't know how its session is found either, and has no ``X-Session-State``.
 
 What this deliberately does not do: keep events for a reconnecting client. The same Idempotency-Key gets the reply.
 """
@@ -22,11 +23,20 @@ from typing import Final
 
 from pydantic_core import from_json, to_json
 
-from actors.api_answers import NO_STORE, Answer, Headers, done_document, problem_answer, problem_document, turn_headers
+from actors.api_answers import (
+    NO_STORE,
+    Answer,
+    Headers,
+    done_document,
+    problem_answer,
+    problem_document,
+    state_header,
+    turn_headers,
+)
 from actors.asgi import Send, send_answer
 from actors.errors import RehydraError
 from actors.model import Turn
-from actors.ports import Done
+from actors.ports import Done, Residence
 from actors.ports import Final as FinalAnswer
 
 PING: Final = b": ping\n\n"
@@ -63,6 +73,8 @@ class StreamRequester:
         self._session_id = session_id
         self._served_by = served_by
         self._headers: Headers = [*_STREAM_HEADERS, (b"x-session-id", session_id.encode()), served_by]
+        self._told: Headers = []
+        """What is known of the turn; it counts until the head leaves."""
         self._ping_s = ping_s
         self._stall_s = stall_s
         self._frames: list[bytes] = []
@@ -91,8 +103,9 @@ class StreamRequester:
         """Whether the final answer has been given."""
         return self._finished
 
-    async def turn(self, turn_id: str, epoch: int) -> None:
+    async def turn(self, turn_id: str, epoch: int, residence: Residence) -> None:
         if not self._finished:
+            self._told = [state_header(residence)]
             self._put_turn(turn_id, epoch)
             await self._wait_for_room()
 
@@ -107,8 +120,7 @@ class StreamRequester:
             return
         if isinstance(final, Done):
             # A recorded turn is told and ended before the writer has had its turn.
-            if not self._head_sent:
-                self._headers = [*self._headers, *turn_headers(final)]
+            self._told = turn_headers(final)
             self._put_done(final.turn, final.replayed)
         elif self._begun:
             self._put("error", problem_document(final, self._session_id))
@@ -152,18 +164,27 @@ class StreamRequester:
         self._end()
 
     async def relay_frames(self, frames: bytes, headers: Headers) -> None:
-        """Whole frames of another host, unchanged. Its headers count if nothing was sent yet."""
+        """Whole frames of another host, unchanged; the final one ends the stream. Its headers count if nothing was
+        sent yet."""
         if self._finished:
             return
         if not self._begun:
-            self._headers = headers
+            self._headers, self._told = headers, []
         self._said = None
+        self._follow(frames)
         self._put_frames(frames)
-        await self._wait_for_room()
+        if holds_final(frames):
+            # At once: whoever gives the other host up while this waits for room must find the answer given.
+            self._end()
+        else:
+            await self._wait_for_room()
 
-    async def relay_end(self) -> None:
-        """The frames so far included the final one."""
-        self._end()
+    def _follow(self, frames: bytes) -> None:
+        """Own events go on counting from the last id that the client gets."""
+        _, found, rest = frames.rpartition(b"\nid: ")
+        epoch, dash, number = rest.partition(b"\n")[0].partition(b"-")
+        if found and dash and epoch.isdigit() and number.isdigit():
+            self._epoch, self._events = int(epoch), int(number)
 
     # --- the writer -------------------------------------------------------------------------------------------------
 
@@ -195,7 +216,9 @@ class StreamRequester:
             async with asyncio.timeout(self._stall_s):
                 if not self._head_sent:
                     self._head_sent = True
-                    await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+                    await self._send(
+                        {"type": "http.response.start", "status": 200, "headers": [*self._headers, *self._told]}
+                    )
                 body, self._frames, self._frames_bytes = b"".join(self._frames), [], 0
                 # The last frames and the end of the body leave together; what comes while this waits goes next.
                 self._complete = self._finished

@@ -89,7 +89,7 @@ class TurnRunner:
         ticket.begin(self._standing.lease.epoch)
         conversation = Conversation(
             self._key, turns, self._transcript.state, request.message, request.metadata, request.turn_id,
-            self.takeovers + 1,
+            self.takeovers + ticket.restarts + 1,
         )  # fmt: skip
         try:
             reply, state = await run_attempt(home.agent, conversation, ticket.say, home.settings.agent, home.threads)

@@ -50,6 +50,14 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Buried:
+    """The session is deleted, now or by an earlier call. ``holder`` had the lease then, and what memory it has of the
+    session is void; None: nobody had."""
+
+    holder: HostRef | None
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """There is no such session: never made, or expired."""
 
@@ -106,7 +114,7 @@ ClaimAnswer = Granted | Held | Deleted
 CommitAnswer = Ok | Replayed | Mismatch | Fenced | Regressed | Ahead | Deleted
 ReleaseAnswer = Ok | Fenced | Regressed | Deleted
 CheckAnswer = Ok | Fenced | Regressed | Deleted
-DeleteAnswer = Ok | Missing
+DeleteAnswer = Buried | Missing
 ReadAnswer = Turns | Deleted | Missing
 
 
@@ -160,7 +168,10 @@ class SessionStore(Protocol):
         ...
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
-        """Log, state and index go, epoch + 1, a tombstone stays as long as a repeat may come. Repeats answer Ok."""
+        """Log, state and index go, epoch + 1, a tombstone stays as long as a repeat may come.
+
+        A repeat gets the same answer: whoever deletes tells the holder, and may have died before it did.
+        """
         ...
 
     async def read(self, key: SessionKey, after: int, limit: int) -> ReadAnswer:
@@ -205,6 +216,7 @@ class MembershipStore(Protocol):
 
 __all__ = [
     "Ahead",
+    "Buried",
     "CheckAnswer",
     "ClaimAnswer",
     "CommitAnswer",

@@ -16,6 +16,7 @@ from actors.model import Checkpoint, HostRef, Lease, SessionKey, Turn
 from actors.stores.base import (
     SUSPECTS_BYTES_MAX,
     Ahead,
+    Buried,
     CheckAnswer,
     ClaimAnswer,
     CommitAnswer,
@@ -38,7 +39,8 @@ from actors.stores.codec import decode_turn, decode_turns, encode_turn
 
 @dataclass(slots=True)
 class _Session:
-    """What stands under one key. ``holder`` None: released. ``expires_ms`` None: never."""
+    """What stands under one key. ``holder`` None: released; of a tombstone, who had the lease. ``expires_ms`` None:
+    never."""
 
     born: int
     epoch: int
@@ -189,10 +191,11 @@ class MemoryStore:
             self._sessions[key] = _Session(
                 born=session.born,
                 epoch=session.epoch + 1,
+                holder=session.holder,
                 deleted=True,
                 expires_ms=self._now_ms() + self._tombstone_ms,
             )
-        return Ok()
+        return Buried(session.holder)
 
     async def read(self, key: SessionKey, after: int, limit: int) -> ReadAnswer:
         session = self._find(key)

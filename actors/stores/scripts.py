@@ -31,6 +31,7 @@ from actors.model import (
 )
 from actors.stores.base import (
     Ahead,
+    Buried,
     CheckAnswer,
     ClaimAnswer,
     CommitAnswer,
@@ -201,7 +202,9 @@ def delete(keys: Keys, key: SessionKey, turn_id: str, tombstone_ms: int) -> Call
     """:meth:`actors.stores.base.SessionStore.delete`."""
 
     def decode(reply: Any) -> DeleteAnswer:
-        return _OK if reply[0] == b"ok" else Missing()
+        if reply[0] == b"missing":
+            return Missing()
+        return Buried(_host(reply[1:4]) if reply[1] else None)
 
     return Call(SCRIPTS["delete"], keys.of_session(key), (turn_id, tombstone_ms, SCHEMA_VERSION), decode)
 

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 from actors.model import HostRef, Lease
 from actors.stores.base import (
     Ahead,
+    Buried,
     Deleted,
     Fenced,
     Granted,
@@ -252,9 +253,9 @@ class AnyOrder(RuleBasedStateMachine):
         if really:
             return  # Seldom, or nothing else would ever be seen.
         answer = self.run(self.store.delete(self.key, self.fresh("delete")))
-        assert answer == (Ok() if self.life else Missing())
+        assert answer == (Buried(self.life.holder) if self.life else Missing())
         if self.life and not self.life.deleted:
-            self.life = Life(self.life.born, self.life.epoch + 1, deleted=True)
+            self.life = Life(self.life.born, self.life.epoch + 1, holder=self.life.holder, deleted=True)
 
     # --- what happens to the store ------------------------------------------------------------------------------
 

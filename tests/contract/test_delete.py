@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from actors.model import Checkpoint
-from actors.stores.base import Deleted, Granted, Missing, Ok, SessionStore
+from actors.stores.base import Buried, Deleted, Granted, Missing, Ok, SessionStore
 from tests.contract.lab import BERT, Lab, RedisLab, Talk, begin, fresh_key
 
 DELETE = "k:delete"
@@ -13,7 +13,7 @@ DELETE = "k:delete"
 
 async def test_a_deleted_session_answers_deleted_to_everybody(store: SessionStore) -> None:
     talk = await begin(store, "a")
-    assert await store.delete(talk.key, DELETE) == Ok()
+    assert await store.delete(talk.key, DELETE) == Buried(talk.host)
     assert await store.read(talk.key, 0, 10) == Deleted()
     assert await store.claim(talk.key, "other", BERT) == Deleted()
     assert await store.claim(talk.key, "other", BERT, (talk.host.incarnation, talk.lease.epoch)) == Deleted()
@@ -21,10 +21,11 @@ async def test_a_deleted_session_answers_deleted_to_everybody(store: SessionStor
     assert await talk.commit("b") == Deleted()
 
 
-async def test_a_repeated_delete_answers_ok(store: SessionStore) -> None:
+async def test_a_repeated_delete_gets_the_same_answer(store: SessionStore) -> None:
+    """It names the holder again: whoever deleted first may have died before it told that one."""
     talk = await begin(store, "a")
-    assert [await store.delete(talk.key, DELETE) for _ in range(3)] == [Ok(), Ok(), Ok()]
-    assert await store.delete(talk.key, "k:another") == Ok()
+    assert [await store.delete(talk.key, DELETE) for _ in range(3)] == [Buried(talk.host)] * 3
+    assert await store.delete(talk.key, "k:another") == Buried(talk.host)
 
 
 async def test_deleting_what_never_was_answers_missing(store: SessionStore) -> None:
@@ -34,7 +35,7 @@ async def test_deleting_what_never_was_answers_missing(store: SessionStore) -> N
 async def test_a_session_that_nobody_holds_can_be_deleted(store: SessionStore) -> None:
     talk = await begin(store, "a")
     await talk.release()
-    assert await store.delete(talk.key, DELETE) == Ok()
+    assert [await store.delete(talk.key, DELETE) for _ in range(2)] == [Buried(None)] * 2
     assert await store.claim(talk.key, "other", BERT) == Deleted()
 
 
@@ -43,7 +44,7 @@ async def test_a_delete_beats_the_commit_of_the_running_turn(store: SessionStore
     talks = [await begin(store, "a") for _ in range(8)]
     for talk in talks:
         deleted, committed = await asyncio.gather(store.delete(talk.key, DELETE), talk.commit("b"))
-        assert deleted == Ok()
+        assert deleted == Buried(talk.host)
         assert committed in (Ok(), Deleted())
         assert await store.read(talk.key, 0, 10) == Deleted()
 
@@ -96,7 +97,8 @@ async def test_a_deleted_session_keeps_neither_log_nor_ids_nor_state(redis_lab: 
     assert redis_lab.client.exists(log, ids) == 0
     fields = redis_lab.client.hgetall(lease)
     assert isinstance(fields, dict)
-    assert set(fields) == {b"schema_version", b"born", b"epoch", b"deleted"}
+    holder = {b"incarnation", b"slot", b"address"}
+    assert set(fields) == {b"schema_version", b"born", b"epoch", b"deleted"} | holder
     assert int(fields[b"epoch"]) == talk.lease.epoch + 1
 
 

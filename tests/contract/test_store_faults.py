@@ -9,7 +9,7 @@ import pytest
 
 from actors.errors import Outcome, StoreFull, StoreUnavailable
 from actors.settings import StoreSettings
-from actors.stores.base import Deleted, Ok, Replayed
+from actors.stores.base import Buried, Deleted, Ok, Replayed
 from actors.stores.redis import RedisStore
 from actors.stores.redis_pipeline import Pipelines
 from tests.contract.lab import BERT, TOMBSTONE_S, TTL_S, RedisLab, Talk, begin, fresh_key, turn
@@ -64,7 +64,7 @@ async def test_a_full_store_can_still_be_read_left_and_emptied(own_lab: RedisLab
     assert await talk.stored() == ["a"]
     assert await talk.check() == Ok()
     assert await talk.release() == Ok()
-    assert await other.store.delete(other.key, "k:delete") == Ok()
+    assert await other.store.delete(other.key, "k:delete") == Buried(other.host)
     assert await other.store.read(other.key, 0, 1) == Deleted()
 
 

@@ -72,7 +72,7 @@ class SmallHost:
     """Every session is held there: requests are passed on once, then served here."""
     fail_with: Exception | None = None
     log: dict[str, list[Turn]] = field(default_factory=dict)
-    deleted: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
     chats: list[tuple[TurnRequest, int]] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
     batches: list[tuple[SessionKey, list[TurnRequest]]] = field(default_factory=list)
@@ -126,7 +126,7 @@ class SmallHost:
 
     async def _follow(self, running: Running, request: TurnRequest, requester: Requester, residence: Residence) -> None:
         shown = 0
-        await requester.turn(request.turn_id, self.epoch)
+        await requester.turn(request.turn_id, self.epoch, residence)
         while shown < len(running.said) or running.end is None:
             if shown < len(running.said):
                 shown += 1
@@ -170,20 +170,23 @@ class SmallHost:
         self.batches.append((key, list(batch)))
 
     async def delete(self, key: SessionKey, turn_id: str) -> None:
-        if key.session_id not in self.log and key.session_id not in self.deleted:
+        if key.session_id not in self.log and key.session_id not in self.gone:
             raise SessionUnknown
+        self.deleted(key)
+
+    def deleted(self, key: SessionKey) -> None:
         self.log.pop(key.session_id, None)
-        self.deleted.add(key.session_id)
+        self.gone.add(key.session_id)
 
     async def open(self, key: SessionKey) -> tuple[Turns, bool]:
-        if key.session_id in self.deleted:
+        if key.session_id in self.gone:
             raise SessionDeleted
         new = key.session_id not in self.log
         turns = self.log.setdefault(key.session_id, [])
         return Turns(tuple(turns[:1]), len(turns)), new
 
     async def read(self, key: SessionKey, after: int, limit: int) -> Turns:
-        if key.session_id in self.deleted:
+        if key.session_id in self.gone:
             raise SessionDeleted
         if key.session_id not in self.log:
             raise SessionUnknown

@@ -132,7 +132,7 @@ async def test_if_match_0_is_for_a_new_session_and_a_star_for_any_other(world: W
     assert (await asked('"0"')).json["turn_seq"] == 1
     problem(await asked('"0"'), 412, "precondition-failed")
     assert (await asked("*")).json["turn_seq"] == 2
-    world.host.deleted.add("gone")
+    world.host.gone.add("gone")
     problem(await asked("*", "gone"), 410, "session-deleted")
 
 

@@ -151,6 +151,12 @@ async def test_a_session_is_new_then_resident_and_rehydrated_where_it_moves() ->
         moved = await chat(made.two, {"message": "c", "session_id": "s"})
         states.append(moved.header("x-session-state"))
         assert states == ["new", "resident", "rehydrated"]
+        streamed = {"session_id": "t", "stream": True}
+        states = [(await chat(made.two, {"message": "a"} | streamed)).header("x-session-state")]
+        states.append((await chat(made.one, {"message": "b"} | streamed)).header("x-session-state"))
+        made.move(0)
+        states.append((await chat(made.one, {"message": "c"} | streamed)).header("x-session-state"))
+        assert states == ["new", "resident", "rehydrated"], "a stream's head says it too, passed on or not"
         assert (moved.json["turn_seq"], moved.header("x-served-by")) == (3, "slot-1")
 
 

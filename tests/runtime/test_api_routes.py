@@ -225,15 +225,16 @@ async def test_a_batch_for_nobody_or_another_incarnation_is_misdirected(
 
 @pytest.mark.parametrize("shown", [[], [("X-Rehydra-Pass", "0" * 32)], [PASS, PASS], [("X-Rehydra-Pass", "\xe9")]])
 @pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("path", ["/internal/hand-off", "/internal/deleted"])
 async def test_without_the_pass_the_paths_of_hosts_are_not_there(
-    world: World, method: str, shown: list[tuple[str, str]]
+    world: World, path: str, method: str, shown: list[tuple[str, str]]
 ) -> None:
-    answer = await ask(world, method, "/internal/hand-off", BATCH, ("X-Rehydra-To", "inc-1"), *shown)
+    answer = await ask(world, method, path, BATCH, ("X-Rehydra-To", "inc-1"), *shown)
     problem(answer, 404, "path-unknown")
     nothing = await ask(world, method, "/internal/nothing", BATCH)
-    assert answer.body == nothing.body.replace(b"/internal/nothing", b"/internal/hand-off")
+    assert answer.body == nothing.body.replace(b"/internal/nothing", path.encode())
     assert [name for name, _ in answer.headers] == [name for name, _ in nothing.headers]
-    assert world.host.batches == []
+    assert world.host.batches == [] and world.host.gone == set()
 
 
 async def test_a_host_that_asks_the_wrong_way_is_told_the_right_one(world: World) -> None:

@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from actors.agent import Agent, Conversation
+from actors.agent import Agent, Conversation, Past
 from actors.attempt import run_attempt
 from actors.errors import AgentFailed, AgentTimedOut
-from actors.model import SessionKey
+from actors.model import SessionKey, Turn, TurnRequest, fingerprint_of
 from actors.replica import HostLife
 from actors.settings import Settings
 from router.routing import HostView
 from tests.runtime.test_replica import chat
 from tests.runtime.test_replica import settings as settings_of_a_host
-from tests.runtime.world import World, ask, in_virtual_time, settings
+from tests.runtime.world import KEY, Client, World, ask, in_virtual_time, settings
 
 
 def test_an_agent_that_cancels_itself_fails_its_turn_and_the_session_goes_on() -> None:
@@ -141,6 +141,84 @@ def leaves_in_a_thread(conversation: Conversation) -> str:
     if conversation.message == "bad":
         sys.exit(3)
     return "fine"
+
+
+class Own(BaseException):
+    """Not an ``Exception``: nobody who catches those sees it."""
+
+
+@pytest.mark.parametrize("error", [Own, GeneratorExit, asyncio.CancelledError])
+def test_whatever_an_agent_raises_fails_its_turn_alone(error: type[BaseException]) -> None:
+    async def agent(conversation: Conversation) -> str:
+        if conversation.message == "bad":
+            raise error
+        return "fine"
+
+    async def scenario() -> None:
+        host = World(agent, settings()).host("a")
+        assert isinstance((await ask(host, "bad")).problem, AgentFailed)
+        assert (await ask(host, "good")).reply == "fine"
+
+    in_virtual_time(scenario)
+
+
+def test_an_agent_can_not_change_what_its_host_remembers_or_commits() -> None:
+    async def agent(conversation: Conversation) -> str:
+        turns = conversation.turns
+        for change in ("append", "clear", "__setitem__", "__delitem__"):
+            assert not hasattr(turns, change)
+        assert conversation.metadata is not None
+        conversation.metadata["more"] = object()
+        assert (
+            [turn.turn_seq for turn in turns] == [turn.turn_seq for turn in turns[:]] == list(range(1, len(turns) + 1))
+        )
+        return f"{len(turns)} before, the last {[turn.message for turn in turns[-1:]]}"
+
+    async def scenario() -> None:
+        world = World(agent, settings())
+        host = world.host("a")
+        for number in range(3):
+            message, metadata = f"message {number}", {"n": number}
+            client = Client()
+            request = TurnRequest(KEY, f"k:{number}", fingerprint_of(message, metadata), message, metadata)
+            await host.chat(request, client)
+            assert client.reply == f"{number} before, the last {[f'message {number - 1}'][:number]}"
+        assert [turn.metadata for turn in await world.log()] == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+    in_virtual_time(scenario)
+
+
+def test_an_attempt_sees_the_past_as_it_was_when_it_began() -> None:
+    turns = [Turn(1, "k:1", "f", "a", "b", None, 1)]
+    past = Past(turns)
+    turns.append(Turn(2, "k:2", "f", "c", "d", None, 1))
+    assert (len(past), list(past), past[-1], past[0:9]) == (1, turns[:1], turns[0], turns[:1])
+    with pytest.raises(IndexError):
+        past[1]
+
+
+def test_attempts_that_never_stop_are_bounded() -> None:  # I6
+    async def agent(conversation: Conversation) -> str:
+        while conversation.message.startswith("deaf"):
+            try:
+                await released.wait()
+                break
+            except asyncio.CancelledError:
+                continue
+        return "fine"
+
+    async def scenario() -> None:
+        host = World(agent, settings(agent={"deadline_s": 2.0, "grace_s": 1.0, "abandoned_max": 2})).host("a")
+        for number in range(2):
+            assert isinstance((await ask(host, f"deaf {number}")).problem, AgentTimedOut)
+        refused = (await ask(host, "good")).problem
+        assert isinstance(refused, AgentFailed) and "don't stop" in refused.detail
+        released.set()
+        await asyncio.sleep(0.01)
+        assert (await ask(host, "better")).reply == "fine"
+
+    released = asyncio.Event()
+    in_virtual_time(scenario)
 
 
 @pytest.mark.parametrize("agent", [leaves, leaves_in_the_middle, leaves_in_a_thread])

@@ -18,7 +18,7 @@ from actors.agents.echo import paced
 from actors.errors import MailboxFull
 from actors.model import HostRef, SessionKey, TurnRequest, fingerprint_of
 from actors.peers import HttpPeers
-from actors.ports import Passed
+from actors.ports import Passed, Residence
 from actors.sse import frame
 from tests.runtime.api_world import (
     PASS,
@@ -437,7 +437,7 @@ async def test_a_requester_that_takes_no_bytes_of_others_is_a_mistake_of_the_pro
         stream = False
         begun = False
 
-        async def turn(self, turn_id: str, epoch: int) -> None: ...
+        async def turn(self, turn_id: str, epoch: int, residence: Residence) -> None: ...
 
         async def delta(self, text: str) -> None: ...
 
@@ -474,6 +474,15 @@ async def test_a_batch_is_handed_over_whole_and_in_order() -> None:
     async with serving(SmallHost()) as back, peers_with() as peers:
         assert await peers.hand_off(back.host.ref, KEY, BATCH) is True
         assert back.host.batches == [(KEY, BATCH)]
+
+
+async def test_a_deletion_is_told_to_the_very_host_that_is_meant() -> None:
+    async with serving(SmallHost()) as back, peers_with(http={"hand_off_s": 0.2}) as peers:
+        assert await peers.tell_deleted(HostRef("inc-old", "slot-0", back.address), KEY) is False
+        assert back.host.gone == set()
+        assert await peers.tell_deleted(back.host.ref, KEY) is True
+        assert back.host.gone == {KEY.session_id}
+        assert await peers.tell_deleted(HostRef("inc-x", "slot-0", free_address()), KEY) is False
 
 
 async def test_a_batch_that_nobody_confirmed_is_not_handed_over() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from actors.agent import Conversation
 from actors.errors import Outcome, SessionDeleted, StoreUnavailable
 from actors.model import HostRef, Lease, SessionKey, Turn, TurnRequest
-from actors.stores.base import CommitAnswer, Granted, ReleaseAnswer
+from actors.stores.base import Ahead, CommitAnswer, Granted, ReleaseAnswer
 from actors.stores.memory import MemoryStore
 from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
@@ -22,6 +23,8 @@ class Broken(MemoryStore):
     ) -> CommitAnswer:
         if self.failing == "commit":
             raise StoreUnavailable("away")
+        if self.failing == "memory":
+            return Ahead(turn.turn_seq)
         return await super().commit(key, lease, previous_turn_id, turn, state)
 
     async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
@@ -44,6 +47,35 @@ def test_a_turn_whose_commit_never_succeeds_is_run_a_bounded_number_of_times() -
         problem = (await ask(world.host("a"), "x")).problem
         assert isinstance(problem, StoreUnavailable) and problem.outcome is Outcome.UNKNOWN
         assert len(gate.started) == 1 + world.settings.session.restarts_max
+
+    in_virtual_time(scenario)
+
+
+def test_a_turn_whose_host_never_knows_the_log_is_run_a_bounded_number_of_times() -> None:  # I6, I10
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        broken(world).failing = "memory"
+        gate.open("x")
+        problem = (await ask(world.host("a"), "x")).problem
+        assert (problem.code, problem.outcome) == ("internal", Outcome.UNKNOWN)
+        assert len(gate.started) == 1 + world.settings.session.restarts_max
+
+    in_virtual_time(scenario)
+
+
+def test_an_attempt_counts_how_often_its_turn_was_begun() -> None:
+    attempts: list[int] = []
+
+    async def agent(conversation: Conversation) -> str:
+        attempts.append(conversation.attempt)
+        return "fine"
+
+    async def scenario() -> None:
+        world = World(agent, settings())
+        broken(world).failing = "commit"
+        await ask(world.host("a"), "x")
+        assert attempts == list(range(1, 2 + world.settings.session.restarts_max))
 
     in_virtual_time(scenario)
 

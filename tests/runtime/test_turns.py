@@ -346,6 +346,31 @@ def test_a_deleted_session_answers_gone_and_runs_nothing() -> None:
     in_virtual_time(scenario)
 
 
+def test_a_deletion_through_another_host_reaches_the_holder() -> None:
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        a, b = world.host("a"), world.host("b")
+        await ask(a, "hi")
+        await b.delete(KEY, "k:del")
+        assert isinstance((await ask(a, "hi")).problem, SessionDeleted), "it must not answer from memory"
+        assert a.stats()["resident"] == 0
+
+    in_virtual_time(scenario)
+
+
+def test_a_holder_that_can_not_be_told_of_a_deletion_holds_nothing_up_and_commits_nothing() -> None:  # I1, I9
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        a, b = world.host("a"), world.host("b")
+        await ask(a, "hi")
+        world.down.add("a")
+        await b.delete(KEY, "k:del")
+        assert isinstance((await ask(a, "more")).problem, SessionDeleted)
+        assert await world.log() == ()
+
+    in_virtual_time(scenario)
+
+
 def test_deleting_or_reading_what_never_was_says_so() -> None:
     async def scenario() -> None:
         world = World(parrot, settings())

@@ -15,7 +15,7 @@ from actors.agent import Agent, Conversation
 from actors.errors import RehydraError
 from actors.host import Host
 from actors.model import HostRef, SessionKey, Turn, TurnRequest, fingerprint_of
-from actors.ports import Done, Passed, Requester
+from actors.ports import Done, Passed, Requester, Residence
 from actors.settings import Settings
 from actors.stores.base import SessionStore, Turns
 from actors.stores.memory import MemoryStore
@@ -36,7 +36,7 @@ class Client:
     def begun(self) -> bool:
         return bool(self.events)
 
-    async def turn(self, turn_id: str, epoch: int) -> None:
+    async def turn(self, turn_id: str, epoch: int, residence: Residence) -> None:
         self.events.append(("turn", epoch))
 
     async def delta(self, text: str) -> None:
@@ -129,6 +129,12 @@ class Wire:
             return False
         self.batches.append((to.incarnation, [request.turn_id for request in batch]))
         await self.world.hosts[to.incarnation].accept_batch(key, batch)
+        return True
+
+    async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:
+        if to.incarnation in self.world.down:
+            return False
+        self.world.hosts[to.incarnation].deleted(key)
         return True
 
 

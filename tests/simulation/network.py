@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import RehydraError
 from actors.model import HostRef, SessionKey, TurnRequest
-from actors.ports import Final, Passed, Requester
+from actors.ports import Final, Passed, Requester, Residence
 from tests.simulation.history import Arrived, History, PassedOn, Problem, Said
 from tests.simulation.loop import Lane, SimLoop, SimTask
 
@@ -113,10 +113,10 @@ class RemoteRequester:
             )  # fmt: skip
         )
 
-    async def turn(self, turn_id: str, epoch: int) -> None:
+    async def turn(self, turn_id: str, epoch: int, residence: Residence) -> None:
         self.begun = True
         self._said("turn", epoch=epoch)
-        self._exchange.tell("turn", (turn_id, epoch))
+        self._exchange.tell("turn", (turn_id, epoch, residence))
 
     async def delta(self, text: str) -> None:
         self.begun = True
@@ -301,9 +301,18 @@ class SimPeers:
                 self._network.history.add(Arrived(server.name, key, request.turn_id, "batch", batch=number))
             await server.host.accept_batch(key, requests)
 
+        return await self._told(to, accept)
+
+    async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:
+        async def take(server: SimProcess) -> None:
+            server.host.deleted(key)
+
+        return await self._told(to, take)
+
+    async def _told(self, to: HostRef, what: Callable[[SimProcess], Coroutine[Any, Any, None]]) -> bool:
         try:
             async with asyncio.timeout(HAND_OFF_TIMEOUT_S):
-                what, _ = await self._network.call(self._process.main, to, accept)
+                came_to, _ = await self._network.call(self._process.main, to, what)
         except TimeoutError:
             return False
-        return what == "ok"
+        return came_to == "ok"

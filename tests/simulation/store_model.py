@@ -13,6 +13,7 @@ from actors.errors import RehydraError
 from actors.model import Lease, SessionKey, Turn
 from actors.stores.base import (
     Ahead,
+    Buried,
     Deleted,
     Fenced,
     Granted,
@@ -213,7 +214,7 @@ class StoreModel:
         if life is None:
             self._expect(call, "I1", call.answer, Missing)
             return
-        self._expect(call, "I1", call.answer, Ok)
+        self._expect(call, "I1", call.answer, Buried)
         if not life.deleted:
             self.lives[call.key] = replace(life, epoch=life.epoch + 1, deleted=True, turns=[], holder="", token="")
 

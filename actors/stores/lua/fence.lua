@@ -3,7 +3,8 @@
 -- KEYS[1]  hash    the lease: schema_version, born, epoch, takeovers, turn_seq, last_turn_id, state;
 --                  token, incarnation, slot, address (all four absent while nobody holds it);
 --                  running, suspects (turn ids, see check and claim; they say something while takeovers > 0 only);
---                  deleted (present in a tombstone, which has nothing else but schema_version, born and epoch)
+--                  deleted (present in a tombstone, which has nothing else but schema_version, born, epoch, and
+--                  incarnation, slot, address of who held the lease, empty if nobody did)
 -- KEYS[2]  list    the log: one record per turn, in order of turn_seq, which counts from 1
 -- KEYS[3]  hash    the ids: turn_id -> "<turn_seq>:<fingerprint>", one field per record of the log
 --
