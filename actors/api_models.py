@@ -23,6 +23,7 @@ from actors.errors import (
     PreconditionFailed,
     RehydraError,
     SessionDeleted,
+    SessionFull,
     SessionUnknown,
     StateRegressed,
     StoreFull,
@@ -158,7 +159,16 @@ READING = (SessionUnknown, SessionDeleted, StoreUnavailable)
 DELETING = (SessionUnknown, StoreUnavailable, StoreFull)
 BEGINNING = (SessionDeleted, TooLarge, EncodingUnsupported, StoreUnavailable, StoreFull)
 CHATTING = (
-    *(SessionDeleted, StateRegressed, PreconditionFailed, TooLarge, EncodingUnsupported, KeyMismatch, MailboxFull),
+    *(
+        SessionDeleted,
+        SessionFull,
+        StateRegressed,
+        PreconditionFailed,
+        TooLarge,
+        EncodingUnsupported,
+        KeyMismatch,
+        MailboxFull,
+    ),
     *(AgentFailed, AgentTimedOut, PoisonTurn, StoreUnavailable, StoreFull, Unreachable, WaitedTooLong),
 )
 _OF_THE_EDGE = {

@@ -161,6 +161,14 @@ class PreconditionFailed(BadRequest):
     status = 412
 
 
+class SessionFull(BadRequest):
+    """Its log has reached ``session.log_bytes_max``. What it has can be read; go on in a new session."""
+
+    code = "session-full"
+    title = "This session is as long as it may be"
+    status = 409
+
+
 # --- the turn ran and came to nothing ----------------------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ class SessionSettings(Group):
     idle_s: float = Field(300.0, gt=0, description="A resident session passivates after this long without a turn.")
     resident_max: int = Field(100_000, gt=0, description="Sessions in memory per host; the least recently used go.")
     resident_bytes_max: int = Field(2 << 30, gt=0, description="Bytes of turns and state in memory per host.")
+    log_bytes_max: int = Field(64 << 20, gt=0, description="Bytes of one session's turns; beyond it 409.")
     mailbox_max: int = Field(128, gt=0, description="Messages that may wait per session; beyond it 429.")
     attachments_max: int = Field(64, gt=0, description="Requests that may wait for one and the same turn.")
     message_bytes_max: int = Field(1 << 18, gt=0, description="Longest message, bytes of UTF-8; over it 413.")

@@ -13,7 +13,15 @@ from typing import Final
 
 from actors.agent import Conversation
 from actors.attempt import run_attempt
-from actors.errors import Outcome, PoisonTurn, PreconditionFailed, RehydraError, StoreFull, StoreUnavailable
+from actors.errors import (
+    Outcome,
+    PoisonTurn,
+    PreconditionFailed,
+    RehydraError,
+    SessionFull,
+    StoreFull,
+    StoreUnavailable,
+)
 from actors.home import Home
 from actors.model import SessionKey, Turn, TurnRequest
 from actors.patience import until_known
@@ -83,6 +91,9 @@ class TurnRunner:
         request, turns = ticket.request, self._transcript.turns
         if request.if_match is not None and request.if_match != len(turns):
             return await self._refuse(PreconditionFailed(turn_seq=len(turns)))
+        if (size_bytes := self._transcript.size_bytes) >= self._home.settings.session.log_bytes_max:
+            # A session is loaded whole: one that grew for ever could one day not be loaded any more.
+            return await self._refuse(SessionFull(f"Its {len(turns)} turns have {size_bytes} bytes."))
         if self.takeovers and (end := await self._look_out(request.turn_id)) is not None:
             return end
         home = self._home

@@ -4,10 +4,11 @@ What runs at the same time: callers of :meth:`Pipelines.call` append to one queu
 with a connection of its own, take what waits and exchange it, one pipeline at a time each. While a lane waits for its
 replies the next pipeline gathers by itself, so the busier the host, the larger the groups, without any delay by clock.
 
-What it promises: a pipeline carries at most one commit per session, ``pipeline_calls_max`` calls and
-``pipeline_bytes_max`` bytes; every call gets its own answer or its own error; a call that was sent is never sent
-again, save after NOSCRIPT, which means that it was not begun. A caller that is cancelled doesn't stop what was sent.
-A call waits up to ``timeout_s`` for its place and up to ``timeout_s`` for its answer, then it is ``StoreUnavailable``.
+What it promises: a pipeline carries at most one commit per session, ``LOADS_MAX`` calls that load one, in all
+``pipeline_calls_max`` calls and ``pipeline_bytes_max`` bytes; every call gets its own answer or its own error; a call
+that was sent is never sent again, save after NOSCRIPT, which means that it was not begun. A caller that is cancelled
+doesn't stop what was sent. A call waits up to ``timeout_s`` for its place and up to ``timeout_s`` for its answer, then
+it is ``StoreUnavailable``.
 
 What it deliberately doesn't do: retry (who asks knows whether that is safe), use redis-py's own pipeline and retries
 (several times the cost per call, and a silent second sending), keep any order between calls of different callers.
@@ -36,6 +37,11 @@ A = TypeVar("A")
 LANES: Final = 2
 """Pipelines in flight per host. Measured on 2 cores with 64 sessions, 1, 2 and 4 lanes: 34,000, 34,000
 and 43,000 commits/s (everysec); with 2 a long answer to a claim leaves a lane for commits."""
+
+
+LOADS_MAX: Final = 2
+"""Claims and reads in one pipeline. Their answers may have ``session.log_bytes_max`` each, and whatever shares the
+pipeline with them shares their ``timeout_s``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,17 +122,17 @@ class Pipelines:
             self._place_timer = loop.call_at(self._waiting[0].place_until, self._give_up_waiting)
 
     def _take(self) -> list[_Waiting]:
-        """The next pipeline: from the head of the queue, within its bounds, one commit per session."""
+        """The next pipeline: from the head of the queue, within its bounds, one commit per session, few loads."""
         batch: list[_Waiting] = []
         later: list[_Waiting] = []
         sessions: set[str] = set()
-        size_bytes = 0
+        size_bytes = loads = 0
         while self._waiting and len(batch) < self._settings.pipeline_calls_max:
             waiting = self._waiting.popleft()
             if waiting.reply.done():
                 continue  # Its caller was cancelled before anything was sent.
             exclusive = waiting.call.exclusive
-            if exclusive and exclusive in sessions:
+            if (exclusive and exclusive in sessions) or (waiting.call.loads and loads == LOADS_MAX):
                 later.append(waiting)
                 continue
             size_bytes += len(waiting.packed)
@@ -134,6 +140,7 @@ class Pipelines:
                 later.append(waiting)
                 break
             sessions.add(exclusive)
+            loads += waiting.call.loads
             batch.append(waiting)
         self._waiting.extendleft(reversed(later))
         return batch

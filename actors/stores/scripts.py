@@ -78,13 +78,15 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[A]):
-    """One call, ready to be sent. ``exclusive`` names the session of a commit: one of them per pipeline."""
+    """One call, ready to be sent. ``exclusive`` names the session of a commit: one of them per pipeline. ``loads``: its
+    answer may be as long as a session's log."""
 
     script: Script
     keys: Sequence[str]
     arguments: Sequence[Argument]
     decode: Callable[[Any], A]
     exclusive: str = ""
+    loads: bool = False
 
 
 def compose(name: str, folder: Path = LUA_FOLDER) -> Script:
@@ -142,6 +144,7 @@ def claim(
         keys.of_session(key),
         (token, host.incarnation, host.slot, host.address, *(over or ("", 0)), ttl_ms, SCHEMA_VERSION),
         decode,
+        loads=True,
     )
 
 
@@ -223,7 +226,7 @@ def read(keys: Keys, key: SessionKey, after: int, limit: int) -> Call[ReadAnswer
                 return Missing()
         raise _strange("read", reply)
 
-    return Call(SCRIPTS["read"], keys.of_session(key), (after, limit), decode)
+    return Call(SCRIPTS["read"], keys.of_session(key), (after, limit), decode, loads=True)
 
 
 _OK: Final = Ok()

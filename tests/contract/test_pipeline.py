@@ -12,7 +12,7 @@ import pytest_asyncio
 from actors.errors import Outcome, StoreUnavailable
 from actors.stores.base import Deleted, Fenced, Ok, Replayed, Turns
 from actors.stores.redis import RedisStore
-from actors.stores.redis_pipeline import Pipelines
+from actors.stores.redis_pipeline import LOADS_MAX, Pipelines
 from actors.stores.scripts import SCRIPTS
 from tests.contract.lab import BERT, TOMBSTONE_S, TTL_S, RedisLab, Talk, begin, fresh_key, take_over, turn
 from tests.servers import Durability
@@ -107,6 +107,18 @@ async def test_a_pipeline_carries_no_more_bytes_than_allowed(redis_lab: RedisLab
     store = open_store(pipeline_bytes_max=5000)
     talks = [await begin(store, "a") for _ in range(8)]
     assert await reads_during(redis_lab, *(talk.commit("b", message="x" * 1800) for talk in talks)) == 4
+
+
+async def test_a_pipeline_loads_few_sessions_at_a_time(redis_lab: RedisLab, open_store: Open) -> None:
+    """I6: their logs may be long, and what is in one pipeline has one time-out."""
+    store = open_store()
+    talks = [await begin(store, "a") for _ in range(6)]
+    for talk in talks[:3]:
+        await talk.release()
+    claims = [store.claim(talk.key, "next", BERT) for talk in talks[:3]]
+    reads = [store.read(talk.key, 0, 10) for talk in talks[:3]]
+    commits = [talk.commit("b") for talk in talks[3:]]
+    assert await reads_during(redis_lab, *claims, *reads, *commits) == 6 // LOADS_MAX
 
 
 async def test_a_single_call_larger_than_a_pipeline_goes_alone(open_store: Open) -> None:

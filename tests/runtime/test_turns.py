@@ -326,6 +326,21 @@ def test_a_host_whose_beats_lapsed_streams_nothing_until_the_store_confirms_its_
     in_virtual_time(scenario)
 
 
+def test_a_session_does_not_grow_beyond_what_can_be_loaded() -> None:  # I6
+    async def scenario() -> None:
+        world = World(parrot, settings(session={"log_bytes_max": 1_500}))
+        host = world.host("a")
+        for number in range(3):
+            await ask(host, f"{number}" * 100)
+        full = (await ask(host, "one more")).problem
+        assert (full.code, full.status, full.outcome) == ("session-full", 409, Outcome.NOT_DONE)
+        assert len(await world.log()) == 3
+        assert (await ask(host, "2" * 100)).turn_seq == 3, "what it has is still answered"
+        assert (await ask(host, "another session", key=SessionKey("t"))).turn_seq == 1
+
+    in_virtual_time(scenario)
+
+
 def test_a_deleted_session_answers_gone_and_runs_nothing() -> None:
     async def scenario() -> None:
         gate = Gate()
