@@ -54,7 +54,7 @@ async def slice_of(numbers: Sequence[int], seed: int, port: int, out: Path, code
     history = History(out / "history.jsonl", numbers[0] * OPS_PER_SLICE + 1)
     pool = [f"pool-{numbers[0]}-{number}" for number in range(POOL)]
     talkers = [f"talk-{numbers[0]}-{number}" for number in range(TALKERS)]
-    async with Bare(port, AGENT, HOSTS, code=code, **SETTINGS) as bare:
+    async with Bare(port, AGENT, HOSTS, code=code, groups=SETTINGS) as bare:
         with contextlib.closing(Store(bare.redis_url)) as store, contextlib.closing(history):
             history.start(AGENT, seed=seed)
             traffic, watch = Traffic(bare.client, history, seed), Watch(store, [*pool, *talkers])

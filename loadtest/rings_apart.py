@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from loadtest.bare.deployment import Bare, Host, until
+from loadtest.bare.deployment import Bare, Groups, Host, until
 from loadtest.bare.judging import judge
 from loadtest.bare.store import Store, Watch
 from loadtest.bare.traffic import Traffic
@@ -37,8 +37,8 @@ CLIENTS = 2
 VNODES = (1, 7, 160)
 JOINS = 31
 """Points per slot of the host that joins."""
-LIMITS: dict[str, Any] = {
-    "agent": {"path": AGENT, "deadline_s": 4.0},
+LIMITS: Groups = {
+    "agent": {"deadline_s": 4.0},
     "session": {"request_wait_s": 4.0, "handoff_wait_s": 1.0, "claim_patience_s": 1.0, "commit_patience_s": 1.0},
     "http": {"hand_off_s": 1.0},
 }
@@ -78,8 +78,8 @@ async def experiment(port: int, sessions: int, turns: int, seed: int, out: Path)
     """The whole of it. ``turns``: of each client before and after the change."""
     names = [f"apart-{number}" for number in range(sessions)]
     begun = time.monotonic()
-    each = [{"ring": {"vnodes": vnodes}} for vnodes in VNODES]
-    async with Bare(port, AGENT, len(VNODES), each=each, **_merged(port)) as bare:
+    each: list[Groups] = [{"ring": {"vnodes": vnodes}} for vnodes in VNODES]
+    async with Bare(port, AGENT, len(VNODES), groups=LIMITS, each=each) as bare:
         history, store = History(out / "history.jsonl"), Store(bare.redis_url)
         with contextlib.closing(history), contextlib.closing(store):
             history.start(AGENT, seed=seed)
@@ -120,14 +120,9 @@ async def experiment(port: int, sessions: int, turns: int, seed: int, out: Path)
     }
 
 
-def _merged(port: int) -> dict[str, Any]:
-    """Settings that all hosts share; those of the listener include the ports that ``Bare`` would choose."""
-    return LIMITS | {"http": LIMITS["http"] | {"bind": "127.0.0.1", "port_min": port + 2, "port_max": port + 60}}
-
-
 async def _joined(bare: Bare) -> None:
     """A fourth host, whose ring is like nobody's."""
-    joined = await bare.start_host(ring={"vnodes": JOINS})
+    joined = await bare.start_host({"ring": {"vnodes": JOINS}})
 
     async def known() -> bool:
         return all([joined.incarnation in str(await host.ring()) for host in bare.hosts])

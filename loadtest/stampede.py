@@ -40,7 +40,7 @@ AGENT = "actors.agents.echo:echo"
 HOSTS = 3
 TURNS = 3
 CLAIMS_MAX = 64
-"""``session.activations_max`` of the deployment."""
+LIMITS = {"session": {"activations_max": CLAIMS_MAX}}
 MOVED_PER_S = 400.0
 OTHERS_PER_S = 200.0
 TIMES_MAX = 2.0
@@ -171,7 +171,9 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """``--rounds`` more rounds, and the verdict over all that are kept in ``--out``."""
     path = arguments.out / "rounds.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    async with Bare(arguments.port, AGENT, HOSTS, fsync="everysec", session={"activations_max": CLAIMS_MAX}) as bare:
+    async with Bare(
+        arguments.port, AGENT, HOSTS, fsync="everysec", groups={"session": {"activations_max": CLAIMS_MAX}}
+    ) as bare:
         with contextlib.closing(Stampede(bare, arguments.sessions, arguments.seed)) as stampede:
             errors = await stampede.fill()
             for _ in range(arguments.rounds):

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,10 @@ LEAVE_S = 60.0
 LOOK_S = 0.02
 SETTLE_S = 60.0
 START_S = 60.0
+
+
+Groups = Mapping[str, Mapping[str, Any]]
+"""Settings by group and name."""
 
 
 class NotSo(Exception):
@@ -78,7 +82,7 @@ class Host:
 
 
 class Bare:
-    """Use it as an ``async with``. ``code``: the folder whose ``deploy`` is run; ``groups``: settings by group."""
+    """Use it as an ``async with``. ``code``: the folder whose ``deploy`` is run; ``groups``: settings."""
 
     def __init__(
         self,
@@ -88,10 +92,10 @@ class Bare:
         *,
         code: Path = ROOT,
         fsync: str = "always",
-        each: Sequence[dict[str, Any]] = (),
-        **groups: Any,
+        groups: Groups | None = None,
+        each: Sequence[Groups] = (),
     ) -> None:
-        """``each``: groups of settings that the first, second, ... host alone has."""
+        """``each``: settings that the first, second, ... host alone has."""
         self.url = f"http://127.0.0.1:{port}"
         self.redis_url = f"redis://127.0.0.1:{port + 1}/0"
         self.client = Client(self.url)
@@ -104,18 +108,18 @@ class Bare:
         self._fsync = fsync
         self._redis_port = port + 1
         self._others: list[asyncio.subprocess.Process] = []
-        self._args = {
+        own: Groups = {
             "store": {"url": self.redis_url},
             "agent": {"path": agent},
             "http": {"bind": "127.0.0.1", "port_min": port + 2, "port_max": port + 1 + HOST_PORTS},
             "edge": {"port": port, "run_dir": str(self.folder / "edge")},
-            **groups,
         }
+        self._args = merged(own, groups or {})
 
     async def __aenter__(self) -> Self:
         try:
             await self._start_store()
-            await asyncio.gather(*(self.start_host(**groups) for groups in self._each))
+            await asyncio.gather(*(self.start_host(groups) for groups in self._each))
             edge = await self._start([sys.executable, "-m", "deploy.edge", json.dumps(self._args)], "edge", "SIGTERM")
             self._others.append(edge)
             await self._said(edge, "edge")
@@ -160,11 +164,11 @@ class Bare:
 
     # --- what is done to it ---------------------------------------------------------------------------------------
 
-    async def start_host(self, **groups: Any) -> Host:
+    async def start_host(self, groups: Groups | None = None) -> Host:
         """One more host; returns when it serves, or waits as a spare. NotUp if it ends instead. ``groups``: settings
         that it alone has."""
         name = f"host-{len(self.hosts)}-{time.monotonic_ns()}"
-        args = json.dumps(self._args | groups)
+        args = json.dumps(merged(self._args, groups or {}))
         process = await self._start([sys.executable, "-m", "deploy.host", args], name, "SIGKILL")
         shown = await self._said(process, name)
         host = Host(process, shown["pid"], shown["address"], shown["incarnation"], shown["slot"])
@@ -239,6 +243,11 @@ class Bare:
             await process.wait()
         await asyncio.gather(*(host.process.wait() for host in self.hosts))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def merged(groups: Groups, more: Groups) -> Groups:
+    """All settings of both; where both have one, that of ``more``."""
+    return {name: {**groups.get(name, {}), **more.get(name, {})} for name in (*groups, *more)}
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, within_s: float) -> None:

@@ -10,14 +10,13 @@ import pytest
 from loadtest import rings_apart
 from loadtest.bare.deployment import HOST_PORTS, Bare
 from loadtest.leave_host import leave
-from loadtest.stampede import AGENT, CLAIMS_MAX, Stampede
+from loadtest.stampede import AGENT, CLAIMS_MAX, LIMITS, Stampede
 from tests.servers import free_ports
 
 
 @pytest.mark.timeout(120)
 async def test_after_a_kill_only_what_is_asked_for_is_loaded_and_few_at_a_time() -> None:
-    session = {"activations_max": CLAIMS_MAX}
-    async with Bare(free_ports(HOST_PORTS + 2), AGENT, 3, fsync="no", session=session) as bare:
+    async with Bare(free_ports(HOST_PORTS + 2), AGENT, 3, fsync="no", groups=LIMITS) as bare:
         with contextlib.closing(Stampede(bare, 900, seed=1)) as stampede:
             assert await stampede.fill(turns=2) == []
             seen = await stampede.round()
