@@ -70,6 +70,7 @@ async def slice_of(numbers: Sequence[int], seed: int, port: int, out: Path, code
             ending.set()
             await talking
             watching.cancel()
+            await asyncio.wait([watching])
             logs = await traffic.logs([*pool, *talkers])
     found = judge(logs, watch, traffic.finals, traffic.heard)
     verdict = {
@@ -96,8 +97,7 @@ def _tell(frozen: Frozen) -> None:
 
 def _broken_off(watching: asyncio.Task[None]) -> list[str]:
     """A watch that ended by itself has seen too little to acquit anybody."""
-    ended = watching.done() and not watching.cancelled() and watching.exception()
-    return [f"the watch ended: {watching.exception()!r}"] if ended else []
+    return [] if watching.cancelled() else [f"the watch ended: {watching.exception()!r}"]
 
 
 def whole(out: Path, freezes: int) -> dict[str, Any]:

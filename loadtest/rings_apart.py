@@ -95,10 +95,12 @@ async def experiment(port: int, sessions: int, turns: int, seed: int, out: Path)
                 await watch.look()
                 claims.append(max(watch.seen[name][-1].claims for name in names))
             watching.cancel()
+            await asyncio.wait([watching])
             logs = await traffic.logs(names)
     judged, checked = judge(logs, watch, traffic.finals, traffic.heard), check([out / "history.jsonl"])
     acknowledged = sum(traffic.acknowledged.values())
     kept = {
+        "every lease was seen": watching.cancelled(),
         "turns go on": not traffic.trouble and {len(log) for log in logs.values()} == {2 * CLIENTS * turns},
         "one claim of a session": claims[0] == 1,
         "at most one more for the change": claims[1] <= 2,

@@ -71,7 +71,7 @@ class Plan:
 
     @classmethod
     def of(cls, seed: int, number: int) -> Plan:
-        """Of every fifteen freezes one is ``REPLACED``, and a third of each other kind; chance says how long."""
+        """A third is shorter, a third around, and of the rest every fifth ``REPLACED``; chance says how long."""
         dice = random.Random(f"{seed}-{number}")
         third = (Lasts.SHORTER, Lasts.AROUND, Lasts.REPLACED if number % 15 == 14 else Lasts.LONGER)
         lasts = third[number % 3]
@@ -138,19 +138,20 @@ class Freezer:
         sessions = await self._held_by(victim)
         fenced = int((await victim.stats())["passivated"]["fenced"])
         asked = self._strike(plan, victim, sessions)
+        overtakers: list[asyncio.Task[None]] = []
         try:
             await self._until_stopped(plan, victim, asked)
             stopped_at = time.monotonic()
             epochs = {name: self._watch.epoch_at(name, stopped_at) for name in sessions}
             frozen.running = sum(not each.answer.done() for each in asked.values())
-            overtakers = [asyncio.create_task(self._overtake(name, each)) for name, each in asked.items()]
+            overtakers += [asyncio.create_task(self._overtake(name, each)) for name, each in asked.items()]
             await self._while_stopped(frozen, stopped_at)
             await self._watch.look()
             frozen.stopped_s = round(time.monotonic() - stopped_at, 3)
             frozen.moved = sum(self._watch.epoch_at(name, time.monotonic()) > epochs[name] for name in sessions)
         finally:
             victim.signal(signal.SIGCONT)
-        await asyncio.gather(*overtakers, *(each.answer for each in asked.values()))
+            await asyncio.wait([*overtakers, *(each.answer for each in asked.values())])
         frozen.straight = dict(Counter(each.answer.result().kind.value for each in asked.values() if each.straight))
         frozen.fenced = int((await victim.stats())["passivated"]["fenced"]) - fenced
         if frozen.successor:
