@@ -43,6 +43,8 @@ CLAIMS_MAX = 64
 LIMITS = {"session": {"activations_max": CLAIMS_MAX}}
 MOVED_PER_S = 400.0
 OTHERS_PER_S = 200.0
+OTHERS = 300
+"""Sessions of the other hosts that are asked."""
 TIMES_MAX = 2.0
 ROUNDS_MIN = 5
 
@@ -103,9 +105,7 @@ class Stampede:
         hosts = await self._bare.settled()
         slot = self._random.choice(sorted(hosts))
         victim = hosts.pop(slot)
-        await self._arrivals.all_at_once([each for each in self.sessions if each.slot == slot])
-        theirs = [each for each in self.sessions if each.slot == slot]
-        others = [each for each in self.sessions if each.slot != slot]
+        theirs, others = await self._resident(slot)
         asked = self._random.sample(theirs, len(theirs) // 2)
         usual, _ = await self._both(others, asked)
         before = await _loads(self._bare)
@@ -122,12 +122,21 @@ class Stampede:
             tuple((usual.errors + then.errors + moved.errors)[:5]),
         )  # fmt: skip
 
+    async def _resident(self, slot: str) -> tuple[list[Session], list[Session]]:
+        """The sessions of that slot's host, and some of the others': all in memory where the ring has them now.
+
+        A session that nobody has asked for since the last change of the ring may have moved unseen.
+        """
+        theirs = [each for each in self.sessions if each.slot == slot]
+        others = self._random.sample([each for each in self.sessions if each.slot != slot], OTHERS)
+        await self._arrivals.all_at_once([*theirs, *others])
+        return [each for each in theirs if each.slot == slot], [each for each in others if each.slot != slot]
+
     async def _both(self, others: Sequence[Session], asked: Sequence[Session]) -> tuple[Felt, Felt]:
         """The same load every time: each of ``asked`` once, and the others at their own rate meanwhile."""
         seconds = len(asked) / MOVED_PER_S
-        sample = self._random.sample(list(others), min(len(others), 500))
         felt = await asyncio.gather(
-            self._arrivals.load(sample, OTHERS_PER_S, int(seconds * OTHERS_PER_S)),
+            self._arrivals.load(others, OTHERS_PER_S, int(seconds * OTHERS_PER_S)),
             self._arrivals.load(asked, MOVED_PER_S, len(asked)),
         )
         return felt[0], felt[1]
