@@ -32,7 +32,7 @@ from typing import Any
 from loadtest.bare.deployment import Bare, NotSo
 from loadtest.bare.freezing import Freezer, Frozen, Plan
 from loadtest.bare.judging import RULES, judge
-from loadtest.bare.patched import GUARDS, without
+from loadtest.bare.patched import without
 from loadtest.bare.store import Store, Watch
 from loadtest.bare.traffic import Traffic
 from loadtest.checker import check
@@ -40,6 +40,7 @@ from loadtest.history import History
 from loadtest.stack import ROOT
 
 AGENT = "loadtest.agents:witness"
+CONTROLS = ("fence", "silence", "acceptance")
 HOSTS = 3
 POOL = 48
 TALKERS = 9
@@ -163,7 +164,7 @@ def main() -> int:
     parser.add_argument("--slice", type=int, default=20, help="freezes on one deployment")
     parser.add_argument("--once", action="store_true", help="one slice only; the next call goes on")
     parser.add_argument("--port", type=int, default=8730, help="the first of its own ports")
-    parser.add_argument("--control", choices=sorted(GUARDS), help="take this guard out of a copy; must be convicted")
+    parser.add_argument("--control", choices=CONTROLS, help="take this guard out of a copy; must be convicted")
     parser.add_argument("--out", type=Path, default=Path(".data/loadtest/freeze_hosts"))
     arguments = parser.parse_args()
     verdict = asyncio.run(run(arguments))

@@ -18,6 +18,7 @@ import contextlib
 import json
 import random
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,11 +26,13 @@ from typing import Any
 
 from loadtest.bare.deployment import Bare, Groups, Host, until
 from loadtest.bare.judging import judge
+from loadtest.bare.patched import without
 from loadtest.bare.store import Store, Watch
 from loadtest.bare.traffic import Traffic
 from loadtest.checker import check
 from loadtest.client import Client, Kind
 from loadtest.history import History
+from loadtest.stack import ROOT
 
 AGENT = "loadtest.agents:witness"
 AGENT_S = 2.5
@@ -74,12 +77,12 @@ class Talks:
                 await asyncio.sleep(COME_BACK_S)
 
 
-async def experiment(port: int, sessions: int, turns: int, seed: int, out: Path) -> dict[str, Any]:
+async def experiment(port: int, sessions: int, turns: int, seed: int, out: Path, code: Path = ROOT) -> dict[str, Any]:
     """The whole of it. ``turns``: of each client before and after the change."""
     names = [f"apart-{number}" for number in range(sessions)]
     begun = time.monotonic()
     each: list[Groups] = [{"ring": {"vnodes": vnodes}} for vnodes in VNODES]
-    async with Bare(port, AGENT, len(VNODES), groups=LIMITS, each=each) as bare:
+    async with Bare(port, AGENT, len(VNODES), code=code, groups=LIMITS, each=each) as bare:
         history, store = History(out / "history.jsonl"), Store(bare.redis_url)
         with contextlib.closing(history), contextlib.closing(store):
             history.start(AGENT, seed=seed)
@@ -138,14 +141,19 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=4, help="of each client, before and after the change")
     parser.add_argument("--port", type=int, default=8800, help="the first of its own ports")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--control", action="store_true", help="a copy whose hosts hand on at once; must be convicted")
     parser.add_argument("--out", type=Path, default=Path(".data/loadtest/rings_apart"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    run = experiment(arguments.port, arguments.sessions, arguments.turns, arguments.seed, arguments.out)
-    verdict = asyncio.run(run)
+    with tempfile.TemporaryDirectory(prefix="rehydra-patched-") as folder:
+        code = without("calm", Path(folder)) if arguments.control else ROOT
+        run = experiment(arguments.port, arguments.sessions, arguments.turns, arguments.seed, arguments.out, code)
+        verdict = asyncio.run(run)
     text = json.dumps(verdict, indent=2)
     (arguments.out / "verdict.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+    if arguments.control:
+        return int(verdict["kept"]["one claim of a session"])
     return 0 if verdict["passed"] else 1
 
 

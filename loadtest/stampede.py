@@ -39,7 +39,7 @@ from loadtest.redis_counts import commandstats
 AGENT = "actors.agents.echo:echo"
 HOSTS = 3
 TURNS = 3
-CLAIMS_MAX = 64
+CLAIMS_MAX = 16
 LIMITS = {"session": {"activations_max": CLAIMS_MAX}}
 MOVED_PER_S = 400.0
 OTHERS_PER_S = 200.0

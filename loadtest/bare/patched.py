@@ -44,6 +44,12 @@ GUARDS: Final = {
         "            case _:\n                return Lost(answer)",
         "            case _:\n                return self._committed(turn, state)",
     ),
+    # A host hands on what another host's ring has just brought it.
+    "calm": Patch(
+        "actors/host.py",
+        "activation.named_by >= self.placement.ring_version",
+        "activation.named_by > self.placement.ring_version",
+    ),
 }
 
 

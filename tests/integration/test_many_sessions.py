@@ -9,6 +9,7 @@ import pytest
 
 from loadtest import rings_apart
 from loadtest.bare.deployment import HOST_PORTS, Bare
+from loadtest.bare.patched import without
 from loadtest.leave_host import leave
 from loadtest.stampede import AGENT, CLAIMS_MAX, LIMITS, Stampede
 from tests.servers import free_ports
@@ -40,3 +41,12 @@ async def test_a_host_that_leaves_gives_every_lease_back(hosts: int) -> None:
 async def test_rings_set_apart_and_an_agent_slower_than_every_wait_rob_nobody_and_lose_nothing(tmp_path: Path) -> None:
     verdict = await rings_apart.experiment(free_ports(HOST_PORTS + 2), sessions=8, turns=1, seed=1, out=tmp_path)
     assert verdict["passed"], verdict
+
+
+@pytest.mark.timeout(120)
+async def test_hosts_that_hand_on_at_once_what_they_were_given_are_convicted(tmp_path: Path) -> None:
+    code = without("calm", tmp_path / "code")
+    out = tmp_path / "out"
+    verdict = await rings_apart.experiment(free_ports(HOST_PORTS + 2), sessions=8, turns=1, seed=1, out=out, code=code)
+    assert not verdict["kept"]["one claim of a session"], verdict
+    assert verdict["checker"]["legal"] and verdict["judged"]["legal"], "I7: it costs work, never correctness"
