@@ -137,8 +137,9 @@ def _turn_of(key: SessionKey, entry: dict[str, Any]) -> TurnRequest:
     message, metadata, if_match = entry["message"], checked_metadata(entry.get("metadata")), entry.get("if_match")
     if not isinstance(message, str) or not isinstance(entry["turn_id"], str) or not isinstance(if_match, int | None):
         raise TypeError(f"turn {entry['turn_id']!r} has parts of a wrong type")
-    fingerprint = fingerprint_of(message, metadata)
-    return TurnRequest(key, entry["turn_id"], fingerprint, message, metadata, if_match)
+    if not isinstance(named_by := entry.get("named_by", -1), int):
+        raise TypeError(f"turn {entry['turn_id']!r} isn't named by the ring of a number")
+    return TurnRequest(key, entry["turn_id"], fingerprint_of(message, metadata), message, metadata, if_match, named_by)
 
 
 async def _other_protocol(scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,6 +27,7 @@ INTERNAL: Final = frozenset(
         b"x-rehydra-session",
         b"x-rehydra-to",
         b"x-rehydra-hops",
+        b"x-rehydra-ring",
         b"x-rehydra-turn",
         b"x-rehydra-tenant",
     }

@@ -56,10 +56,11 @@ class RequestReader:
             return 0
         if meant != self._service.host.ref.incarnation:
             raise Misdirected(f"This is {self._service.host.ref.incarnation}.")
-        hops = headers.get(b"x-rehydra-hops", "1")
-        if not (hops.isascii() and hops.isdigit() and len(hops) <= 3):
-            raise BadRequest("x-rehydra-hops is a number.")
-        return int(hops)
+        return _number(headers.get(b"x-rehydra-hops", "1"), "x-rehydra-hops", 3)
+
+    def _named_by(self, headers: dict[bytes, str]) -> int:
+        told = headers.get(b"x-rehydra-ring") if b"x-rehydra-to" in headers else None
+        return -1 if told is None else _number(told, "x-rehydra-ring", 16)
 
     async def body(self, headers: dict[bytes, str], receive: Receive) -> bytes:
         if headers.get(b"content-encoding", "identity").lower() not in ("identity", ""):
@@ -92,6 +93,7 @@ class RequestReader:
             message,
             metadata,
             if_match(headers.get(b"if-match")),
+            self._named_by(headers),
         )
         return request, stream
 
@@ -129,6 +131,13 @@ class RequestReader:
         if session_id is None:
             return derived_session_id(self._secret, hashed)
         return session_id_checked(session_id)
+
+
+def _number(text: str, name: str, digits_max: int) -> int:
+    """A number of up to so many digits. BadRequest for anything else."""
+    if not (text.isascii() and text.isdigit() and len(text) <= digits_max):
+        raise BadRequest(f"{name} is a number.")
+    return int(text)
 
 
 def parsed(body: bytes) -> dict[str, Any]:

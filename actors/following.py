@@ -5,7 +5,7 @@ Every look at the ticket is followed by the wait without an await in between; af
 
 from __future__ import annotations
 
-from actors.errors import RehydraError
+from actors.errors import Outcome, RehydraError
 from actors.ports import Done, Requester
 from actors.ticket import Elsewhere, Ticket
 
@@ -56,3 +56,10 @@ async def tell_whole(requester: Requester, done: Done) -> None:
     if requester.stream:
         await requester.turn(done.turn.turn_id, done.turn.epoch, done.residence)
         await requester.delta(done.turn.reply)
+
+
+def weakened(end: Done | RehydraError, doubtful: bool) -> Done | RehydraError:
+    """The answer itself; a problem says "unknown" if another host may have the same turn (I10)."""
+    if doubtful and isinstance(end, RehydraError):
+        end.outcome = Outcome.UNKNOWN
+    return end

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.agent import Agent
+from actors.claims import Claims
 from actors.lifecycle import Reason
 from actors.model import HostRef, SessionKey
 from actors.ports import Peers, Placement
@@ -31,7 +32,7 @@ class Home(Protocol):
     placement: Placement
     peers: Peers
     settings: Settings
-    claims: asyncio.Semaphore
+    claims: Claims
     threads: Executor | None
 
     def new_token(self) -> str: ...

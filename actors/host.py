@@ -16,19 +16,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 from actors.agent import Agent
+from actors.claims import Claims
 from actors.deleting import delete
 from actors.errors import (
-    Outcome,
     RehydraError,
     SessionDeleted,
     SessionUnknown,
     Unreachable,
     WaitedTooLong,
 )
-from actors.following import follow, tell_whole
+from actors.following import follow, tell_whole, weakened
 from actors.lifecycle import Reason
 from actors.model import HostRef, SessionKey, TurnRequest
 from actors.opening import opened
@@ -67,7 +68,7 @@ class Host:
         self.new_token = new_token
         self.now_ms = now_ms
         self.threads = threads
-        self.claims = asyncio.Semaphore(settings.session.activations_max)
+        self.claims = Claims(settings.session.activations_max)
         self._residents = Residents(settings.session, self._must_leave, self.spawn)
         self._handing_off: dict[SessionKey, HostRef] = {}
         self._chats = 0
@@ -110,42 +111,35 @@ class Host:
         pause_s = 0.0
         while True:
             activation = self._residents.get(request.key)
-            if activation is None:
-                owner = self._handing_off.get(request.key) if hops < self.settings.session.hops_max else None
-                if owner is None and may_ask_ring:
-                    owner = self.must_move(request.key)
-                if owner is not None:
-                    # Asked once: if the owner can't be reached, the session is served where the request landed.
-                    may_ask_ring = False
-                    passed = await self._pass_on(owner, request, requester, hops + 1)
-                    if passed is Passed.FINISHED:
-                        return None
-                    doubtful |= passed is Passed.BROKEN
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 2 + 0.01, 0.5)
-                    continue
-                if (told := self._untold.take(request.key)) is not None:
+            to = self._named(request.key, hops, may_ask_ring) if activation is None else None
+            named_by = self.placement.ring_version if to is not None else -1
+            if to is not None:
+                # Asked once: if the owner can't be reached, the session is served where the request landed.
+                may_ask_ring = False
+            else:
+                if activation is None and (told := self._untold.take(request.key)) is not None:
                     return told
-                activation = self._activate(request.key)
-            entry = activation.submit(request)
-            if isinstance(entry, Done):
-                await tell_whole(requester, entry)
-                return entry
-            if isinstance(entry, RehydraError):
-                # Refused without the store having been asked: true only if this host is no ghost.
-                return _weakened(entry, doubtful or not activation.entitled)
-            self._residents.touch(request.key)
-            end = await follow(entry, requester)
-            doubtful |= entry.shared
-            if not isinstance(end, Elsewhere):
-                return _weakened(end, doubtful)
-            if hops >= self.settings.session.hops_max:
-                return Unreachable(f"Passed on {hops} times.", retry_after_s=1)
-            passed = await self._pass_on(end.to, request, requester, hops + 1)
+                activation = activation or self._activate(request.key)
+                entry = activation.submit(request)
+                if isinstance(entry, Done):
+                    await tell_whole(requester, entry)
+                    return entry
+                if isinstance(entry, RehydraError):
+                    # Refused without the store having been asked: true only if this host is no ghost.
+                    return weakened(entry, doubtful or not activation.entitled)
+                self._residents.touch(request.key)
+                end = await follow(entry, requester)
+                doubtful |= entry.shared
+                if not isinstance(end, Elsewhere):
+                    return weakened(end, doubtful)
+                if hops >= self.settings.session.hops_max:
+                    return Unreachable(f"Passed on {hops} times.", retry_after_s=1)
+                to = end.to
+            passed = await self._pass_on(to, replace(request, named_by=named_by), requester, hops + 1)
             if passed is Passed.FINISHED:
                 return None
             doubtful |= passed is Passed.BROKEN
-            # The holder can't be reached, or broke off: look again who holds the lease, soon and then less often.
+            # It can't be reached, or broke off: look again who holds the lease, soon and then less often.
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2 + 0.01, 0.5)
 
@@ -177,6 +171,11 @@ class Host:
         return answer
 
     # --- passing on ----------------------------------------------------------------------------------------------
+
+    def _named(self, key: SessionKey, hops: int, may_ask_ring: bool) -> HostRef | None:
+        """Who is named for a session that isn't here: whom it is being handed off to, or the ring's owner."""
+        to = self._handing_off.get(key) if hops < self.settings.session.hops_max else None
+        return self.must_move(key) if to is None and may_ask_ring else to
 
     async def _pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> Passed:
         """How it ended; BROKEN also if ``to`` is dead, which may have taken the request before.
@@ -238,7 +237,13 @@ class Host:
     # --- leaving memory --------------------------------------------------------------------------------------------
 
     def must_move(self, key: SessionKey) -> HostRef | None:
-        """The owner by the ring, if that is another host which isn't known to be dead."""
+        """The owner by the ring, if that is another host which isn't known to be dead.
+
+        Not if another host's ring, as new as this one's, has brought the session here: a session moves once per change.
+        """
+        activation = self._residents.get(key)
+        if activation is not None and activation.named_by >= self.placement.ring_version and not self._draining:
+            return None
         owner = self.placement.owner(key.session_id)
         if owner is None or owner.incarnation == self.ref.incarnation or self.placement.is_dead(owner):
             return None
@@ -316,12 +321,6 @@ class Host:
         return {
             **self._counts,
             **self._residents.stats(),
+            "claims_most": self.claims.most,
             "draining": self._draining,
         }
-
-
-def _weakened(end: Done | RehydraError, doubtful: bool) -> Done | RehydraError:
-    """The answer itself; a problem says "unknown" if another host may have the same turn (I10)."""
-    if doubtful and isinstance(end, RehydraError):
-        end.outcome = Outcome.UNKNOWN
-    return end

@@ -81,6 +81,7 @@ class TurnRequest:
 
     ``turn_id`` is ``k:<Idempotency-Key>`` or ``r:<the edge's request id>``: two namespaces, so that no
     client can hit an id that the edge has made. ``if_match`` is the turn_seq the client wants to build on.
+    ``named_by`` is the ring_version of the other host whose ring named this one as the owner; -1: no ring did.
     """
 
     key: SessionKey
@@ -89,6 +90,7 @@ class TurnRequest:
     message: str
     metadata: JsonObject | None = None
     if_match: int | None = None
+    named_by: int = -1
 
 
 def fingerprint_of(message: str, metadata: JsonObject | None) -> str:

@@ -188,6 +188,8 @@ def _passed_on(to: HostRef, request: TurnRequest, stream: bool, hops: int) -> tu
         "x-rehydra-turn": request.turn_id,
         "x-rehydra-tenant": request.key.tenant,
     }
+    if request.named_by >= 0:
+        headers["x-rehydra-ring"] = str(request.named_by)
     if request.if_match is not None:
         headers["if-match"] = f'"{request.if_match}"'
     return headers, to_json({"message": request.message, "metadata": request.metadata, "stream": stream})
@@ -199,6 +201,7 @@ def _entry(turn: TurnRequest) -> dict[str, Any]:
         "message": turn.message,
         "metadata": turn.metadata,
         "if_match": turn.if_match,
+        "named_by": turn.named_by,
     }
 
 

@@ -36,8 +36,9 @@ class Residents:
         self._loop = asyncio.get_running_loop()
         self._activations: OrderedDict[SessionKey, Activation] = OrderedDict()
         self._bytes = 0
-        self._to_release: dict[SessionKey, Reason] = {}
-        """What is to passivate, in this order; a session stands in it once, however often it is asked for."""
+        self._to_release: OrderedDict[SessionKey, Reason] = OrderedDict()
+        """What is to passivate, in this order; a session stands in it once, however often it is asked for. A plain
+        dict's first entry is found by walking over all that were taken before it: 4.5 s for 100,000."""
         self._releasing = 0
         self._passivated = dict.fromkeys(Reason, 0)
         self._sweeper = self._loop.call_later(self._sweep_interval_s(), self._sweep)
@@ -118,8 +119,7 @@ class Residents:
         by then it may be busy again, or gone, or belong here after all."""
         try:
             while self._to_release:
-                key = next(iter(self._to_release))
-                reason = self._to_release.pop(key)
+                key, reason = self._to_release.popitem(last=False)
                 activation = self._activations.get(key)
                 if activation is not None and self._still(reason, activation) and activation.passivate(reason):
                     await activation.release()

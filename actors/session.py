@@ -32,7 +32,7 @@ from actors.lifecycle import Event, Phase, Reason, after
 from actors.mailbox import Mailbox
 from actors.model import SessionKey, TurnRequest
 from actors.ports import Done, Residence
-from actors.standing import Standing
+from actors.standing import Standing, read_disconnects
 from actors.stores.base import Deleted, Fenced, Granted, Held, Regressed
 from actors.ticket import Elsewhere, Ticket
 from actors.transcript import Transcript
@@ -49,7 +49,7 @@ class Activation:
 
     __slots__ = (
         "_home", "_runner", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key", "last_used",
-        "mailbox", "phase", "reason", "running", "step_since", "task", "transcript",
+        "mailbox", "named_by", "phase", "reason", "running", "step_since", "task", "transcript",
     )  # fmt: skip
 
     def __init__(self, home: Home, key: SessionKey) -> None:
@@ -64,6 +64,8 @@ class Activation:
         self.last_used = 0.0
         self.step_since = 0.0
         """When its task began to do what it does now (the loop's time): claim the lease, or run a turn."""
+        self.named_by = -1
+        """The newest ring_version by which another host has named this one as the owner."""
         self.batch_until = 0.0
         """Until when a claim waits for the lease of the host that handed a batch over; 0 = it doesn't."""
         self._standing: Standing | None = None
@@ -76,6 +78,7 @@ class Activation:
     def submit(self, request: TurnRequest) -> Ticket | Done | RehydraError:
         """Queue the request, attach it to its turn, or answer it at once: known turn id, mismatch, full."""
         assert self.phase in (Phase.ACTIVATING, Phase.READY), self.phase
+        self.named_by = max(self.named_by, request.named_by)
         if self._tombstone:
             return SessionDeleted()
         if (known := self._known(request)) is not None:
@@ -98,11 +101,14 @@ class Activation:
         entries = [(ticket.request.turn_id, ticket) for ticket in tickets]
         for _, ticket in entries:
             ticket.void(self)
+            self.named_by = max(self.named_by, ticket.request.named_by)
         self.mailbox.put_first(entries)
         self.wake()
 
     def accept_batch(self, batch: Iterable[TurnRequest], wait_until: float) -> None:
         """Turns that another host hands over, before this host's own arrivals. Its release is still to come."""
+        batch = list(batch)
+        self.named_by = max([self.named_by, *(request.named_by for request in batch)])
         fresh = [
             (request.turn_id, Ticket(request, self))
             for request in batch
@@ -201,7 +207,7 @@ class Activation:
         if not (placement.trusted() and placement.lapses == lapses):
             # This host was frozen, or cut off, while it claimed. Whoever waited here and has gone may have been told by
             # a holder of that time that its turn is not done (I10).
-            await _read_disconnects()
+            await read_disconnects()
             self.mailbox.keep(lambda ticket: ticket.wanted)
         self._load(grant, lapses)
         return True
@@ -277,13 +283,13 @@ class Activation:
         holder = fenced.holder
         if holder is None or holder.incarnation == self._home.ref.incarnation:
             # Expired, released, or taken by a delayed claim of this very host: claim again.
-            await _read_disconnects()
+            await read_disconnects()
             self._start_over(Reason.FENCED, [ticket])
             return
         self._move(Event.FENCE)
         self.reason = Reason.FENCED
         self._home.forget(self, Reason.FENCED)
-        await _read_disconnects()
+        await read_disconnects()
         waiting = [entry for entry in [ticket, *self.mailbox.take_all()] if entry.wanted]
         # As one batch, so that they keep their order at the holder; if that fails they are passed on one by one.
         await give(self._home, self.key, holder, waiting)
@@ -334,7 +340,7 @@ class Activation:
             return
         for _ in range(BATCH_TRIES):
             batch = list(self.mailbox)
-            if not await give(self._home, self.key, owner, batch):
+            if not await give(self._home, self.key, owner, batch, self._home.placement.ring_version):
                 # It may have them or not. We still hold the lease, so we go on; if it has them, it will find
                 # these turn ids in the log when it gets the lease (I3).
                 return
@@ -382,9 +388,3 @@ class Activation:
 
     def _move(self, event: Event) -> None:
         self.phase = after(self.phase, event)
-
-
-async def _read_disconnects() -> None:
-    """A host that thaws has news of disconnects in its sockets: let the loop read them before deciding who waits."""
-    for _ in range(3):
-        await asyncio.sleep(0)

@@ -67,3 +67,9 @@ class Standing:
         except StoreUnavailable:
             return False
         return not self._silenced
+
+
+async def read_disconnects() -> None:
+    """A host that thaws has news of disconnects in its sockets: let the loop read them before deciding who waits."""
+    for _ in range(3):
+        await asyncio.sleep(0)

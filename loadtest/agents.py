@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,3 +28,30 @@ async def deadly(conversation: Any) -> str:
     if conversation.message == "die":
         os._exit(1)
     return str(conversation.message)
+
+
+async def witness(conversation: Any) -> AsyncIterator[str]:
+    """Says who computed each word and when: ``pid@microseconds`` of the machine's monotonic clock, in
+    ``metadata.words`` words over ``metadata.over_s`` seconds. One word before them says what it was computed from:
+    the number of turns before, and a digest of the last reply.
+
+    ``metadata.stop`` (``{"pid": n, "after": word}``): that process stops itself, once for a turn, when it has said so
+    many words; after the last one it is between the agent and the commit.
+    """
+    metadata, turns = conversation.metadata or {}, conversation.turns
+    words, over_s = int(metadata.get("words", 5)), float(metadata.get("over_s", 0))
+    last = hashlib.blake2b(turns[-1].reply.encode(), digest_size=8).hexdigest() if turns else "-"
+    stop = metadata.get("stop") or {}
+    yield f"{len(turns)}:{last}"
+    for word in range(1, words + 1):
+        await asyncio.sleep(over_s / words)
+        yield f" {os.getpid()}@{time.monotonic_ns() // 1000}"
+        if stop.get("after") == word and stop.get("pid") == os.getpid() and conversation.turn_id not in _stopped_in:
+            _stopped_in.add(conversation.turn_id)
+            # The others have time to take what was said so far.
+            await asyncio.sleep(0)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+_stopped_in: set[str] = set()
+"""Turns in which this process has stopped itself."""

@@ -12,7 +12,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -60,6 +60,8 @@ class Running:
     slot: str = ""
     delta_at: float = 0.0
     """When the last delta came, monotonic seconds; 0 = none yet."""
+    heard: Callable[[Event], None] | None = None
+    """Gets every event of the stream as it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,10 @@ class Client:
         streams: bool = False,
         metadata: Mapping[str, Any] | None = None,
         named_in: str = "header",
+        heard: Callable[[Event], None] | None = None,
     ) -> Answer:
-        """Send one message, once. ``named_in``: ``header`` or ``body``, where the session id goes."""
+        """Send one message, once. ``named_in``: ``header`` or ``body``, where the session id goes. ``heard`` gets
+        every event of a stream as it comes."""
         body: dict[str, Any] = {"message": message}
         headers = {"Content-Type": "application/json"}
         if session is not None and named_in == "body":
@@ -110,7 +114,7 @@ class Client:
         if metadata:
             body["metadata"] = metadata
         number = next(self._numbers)
-        running = self.running[number] = Running(session or "", streams, time.monotonic())
+        running = self.running[number] = Running(session or "", streams, time.monotonic(), heard=heard)
         try:
             async with asyncio.timeout(self.timeout_s):
                 answer = await self._chat(headers, json.dumps(body, ensure_ascii=False).encode(), running)
@@ -190,6 +194,8 @@ async def _streamed(reply: Reply, running: Running) -> Answer:
     state = reply.headers.get("x-session-state", "")
     async for event in events(reply.lines()):
         document = json.loads(event.data)
+        if running.heard is not None:
+            running.heard(event)
         if event.id:
             epoch = int(event.id.partition("-")[0])  # of the turn's commit, also when it is told again
         if event.name == "turn":

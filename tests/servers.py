@@ -60,6 +60,25 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def free_ports(count: int) -> int:
+    """The first of so many ports of 127.0.0.1, none of which anybody listened on a moment ago; below the range from
+    which the kernel gives ports away by itself."""
+    first = 20_000 + os.getpid() * count % 10_000
+    while not all(_is_free(port) for port in range(first, first + count)):
+        first += count
+    return first
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Durability:
     """What the server writes to disk. The default is what ``deploy/up`` uses."""

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -463,11 +463,26 @@ async def peers_with(**groups: dict[str, Any]) -> AsyncIterator[HttpPeers]:
 
 
 BATCH = [
-    TurnRequest(KEY, f"k:{number}", fingerprint_of(text, metadata), text, metadata, if_match)
+    TurnRequest(KEY, f"k:{number}", fingerprint_of(text, metadata), text, metadata, if_match, named_by=number - 1)
     for number, (text, metadata, if_match) in enumerate(
         [("a", None, None), ("\x00\u202e\U0001f680", {"b": 1, "a": [0.1, 10**20]}, 3), ("c" * 200_000, None, None)]
     )
 ]
+
+
+@pytest.mark.parametrize("named_by", [-1, 0, 1_795_621_936_892])
+async def test_a_passed_on_request_says_whose_ring_named_this_host(named_by: int) -> None:
+    async with serving(SmallHost()) as back, fronting(back.host.ref) as front:
+        peers = front.host.peers
+        assert peers is not None
+
+        async def by_ring(request: TurnRequest, requester: Any, hops: int = 0) -> None:
+            named = replace(request, named_by=named_by)
+            assert await peers.pass_on(back.host.ref, named, requester, 1) is Passed.FINISHED
+
+        front.host.chat = by_ring  # type: ignore[method-assign]
+        assert (await chat(front, WHOLE)).status == 200
+        assert [(request.named_by, hops) for request, hops in back.host.chats] == [(named_by, 1)]
 
 
 async def test_a_batch_is_handed_over_whole_and_in_order() -> None:

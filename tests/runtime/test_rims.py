@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from actors.agent import Conversation
 from actors.errors import Outcome, SessionDeleted, StoreUnavailable
 from actors.model import HostRef, Lease, SessionKey, Turn, TurnRequest
-from actors.stores.base import Ahead, CommitAnswer, Granted, ReleaseAnswer
+from actors.stores.base import Ahead, ClaimAnswer, CommitAnswer, Granted, ReleaseAnswer
 from actors.stores.memory import MemoryStore
 from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
@@ -31,6 +31,22 @@ class Broken(MemoryStore):
         if self.failing == "release":
             raise StoreUnavailable("away")
         return await super().release(key, lease, turn_seq, last_turn_id)
+
+
+class Slow(MemoryStore):
+    """A store whose claims take 10 ms; it counts them, and how many there are at one time."""
+
+    claims = claiming = claiming_most = 0
+
+    async def claim(
+        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+    ) -> ClaimAnswer:
+        self.claims += 1
+        self.claiming += 1
+        self.claiming_most = max(self.claiming_most, self.claiming)
+        await asyncio.sleep(0.01)
+        self.claiming -= 1
+        return await super().claim(key, token, host, over)
 
 
 def broken(world: World) -> Broken:
@@ -96,6 +112,19 @@ def test_a_session_waits_once_for_its_release_however_often_it_is_asked_for() ->
         assert most <= 22
         store.failing = ""
         await world.until(lambda: host.stats()["resident"] == 0 and host.stats()["releasing"] == 0)
+
+    in_virtual_time(scenario)
+
+
+def test_sessions_that_are_all_wanted_at_once_are_loaded_few_at_a_time_and_only_those() -> None:  # I6
+    async def scenario() -> None:
+        world = World(parrot, settings(session={"activations_max": 3}))
+        world.store = store = Slow(lambda: int(world.loop.time() * 1000))
+        host = world.host("a")
+        keys = [SessionKey(f"s{number}") for number in range(50)]
+        answers = await asyncio.gather(*(ask(host, "x", key=key) for key in keys))
+        assert [answer.reply for answer in answers] == ["x!"] * 50
+        assert store.claims == 50 and store.claiming_most == host.stats()["claims_most"] == 3
 
     in_virtual_time(scenario)
 

@@ -428,8 +428,8 @@ MUTANTS: Final = (
     _one(
         "who starts over forgets to wake",
         SESSION,
-        "            ticket.void(self)\n        self.mailbox.put_first(entries)\n        self.wake()\n",
-        "            ticket.void(self)\n        self.mailbox.put_first(entries)\n",
+        "ticket.request.named_by)\n        self.mailbox.put_first(entries)\n        self.wake()\n",
+        "ticket.request.named_by)\n        self.mailbox.put_first(entries)\n",
     ),
     _one(
         "the hand-off batch goes after new arrivals",
@@ -469,7 +469,7 @@ MUTANTS: Final = (
     ),
     _one(
         "a turn that was handed over is called not done",
-        HOST,
+        FOLLOWING,
         "    if doubtful and isinstance(end, RehydraError):",
         "    if False and isinstance(end, RehydraError):",
     ),

@@ -1,0 +1,34 @@
+"""``python -m deploy.edge``: one edge as a plain process, without Ray: HAProxy, and the loop that keeps it true.
+
+It needs the Redis of the hosts that it stands before. When it serves it prints one line of JSON: pid, url, run_dir. Its
+end in good order takes HAProxy away; if it is killed, HAProxy runs on, and the next edge of that port adopts it.
+Settings, signals and exit codes: ``deploy.foreground``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from actors.errors import Misconfigured
+from actors.settings import Settings
+from actors.stores import open_membership
+from deploy.foreground import run, serves_until_asked_to_end
+from router.edge.admin import EdgeFailed
+from router.edge.deployment import Edge, run_dir_of
+
+
+async def live(settings: Settings) -> None:
+    """One edge's life, until a signal asks for its end. Misconfigured if HAProxy can't be had."""
+    edge = Edge(settings, open_membership)
+    try:
+        await edge.start()
+        url = f"http://{settings.edge.bind}:{settings.edge.port}"
+        await serves_until_asked_to_end(url=url, run_dir=run_dir_of(settings))
+    except EdgeFailed as error:
+        raise Misconfigured(f"HAProxy doesn't start: {error}") from error
+    finally:
+        await edge.aclose(last=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run("edge", live))

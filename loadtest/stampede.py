@@ -1,0 +1,218 @@
+"""A host dies that holds a third of 20,000 sessions, and they are wanted at once: who else feels it?
+
+    python -m loadtest.stampede [--sessions 20000] [--rounds 5] [--out .data/loadtest/stampede]
+
+On a deployment without Ray: every session gets three turns. A round, on whichever host is next: its sessions all get a
+turn there; then, for the *usual*, half of them are asked at a steady rate while sessions of the other hosts are asked
+at a rate of their own; then the host is killed, and the same load goes on: now each request for a moved session finds
+it on no host. Then another host takes the slot. Demanded:
+
+- loads are on demand: as many sessions are loaded (``LRANGE`` of the store, which claims and reads alone use) as moved
+  sessions were asked, and the other half of them stays where it is, in the store;
+- no host ever loads more than ``session.activations_max`` at one time (by its own count);
+- the p99 of the sessions that were not moved, median over the rounds, is at most twice their usual; no errors.
+
+Rounds are kept and added up, so it can go on where it was stopped. Latencies count from the scheduled time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import secrets
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest.bare.arrivals import Arrivals, Felt, Session
+from loadtest.bare.deployment import Bare, Host
+from loadtest.redis_counts import commandstats
+
+AGENT = "actors.agents.echo:echo"
+HOSTS = 3
+TURNS = 3
+CLAIMS_MAX = 16
+LIMITS = {"session": {"activations_max": CLAIMS_MAX}}
+MOVED_PER_S = 400.0
+OTHERS_PER_S = 200.0
+OTHERS = 300
+"""Sessions of the other hosts that are asked."""
+TIMES_MAX = 2.0
+ROUNDS_MIN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One kill. Times in milliseconds."""
+
+    slot: str
+    held: int
+    """Sessions that the victim held."""
+    asked: int
+    """Of them, those that were asked after its death."""
+    loaded: int
+    """Sessions that hosts loaded from the store meanwhile."""
+    claims_most: int
+    """The most that a host loaded at one time."""
+    usual_p50: float
+    usual_p99: float
+    then_p50: float
+    then_p99: float
+    moved_p50: float
+    moved_p99: float
+    moved_max: float
+    errors: tuple[str, ...]
+
+    @property
+    def times(self) -> float:
+        return self.then_p99 / self.usual_p99
+
+
+class Stampede:
+    """Rounds on one deployment."""
+
+    def __init__(self, bare: Bare, sessions: int, seed: int) -> None:
+        self._bare = bare
+        self._arrivals = Arrivals(bare.client.to)
+        self._random = random.Random(seed)
+        prefix = secrets.token_hex(3)
+        self.sessions = [Session.of(f"s{prefix}-{number}", bare.client.to) for number in range(sessions)]
+
+    async def fill(self, turns: int = TURNS) -> list[str]:
+        """All sessions, with their turns; what went wrong."""
+        errors = []
+        for turn in range(turns):
+            begun = time.monotonic()
+            felt = await self._arrivals.all_at_once(self.sessions)
+            errors += felt.errors
+            print(
+                f"turn {turn + 1} of {len(self.sessions)} sessions: {time.monotonic() - begun:.0f} s,"
+                f" {len(felt.errors)} errors",
+                flush=True,
+            )
+        return errors
+
+    async def round(self) -> Round:
+        """Usual load, a kill under the same load, and another host in the slot."""
+        hosts = await self._bare.settled()
+        slot = self._random.choice(sorted(hosts))
+        victim = hosts.pop(slot)
+        theirs, others = await self._resident(slot)
+        asked = self._random.sample(theirs, len(theirs) // 2)
+        usual, _ = await self._both(others, asked)
+        before = await _loads(self._bare)
+        victim.signal(signal.SIGKILL)
+        await victim.process.wait()
+        then, moved = await self._both(others, asked)
+        loaded = await _loads(self._bare) - before
+        most = await _claims_most(list(hosts.values()))
+        await self._bare.start_host()
+        return Round(
+            slot, len(theirs), len(asked), loaded, most,
+            usual.quantile_ms(0.5), usual.quantile_ms(0.99), then.quantile_ms(0.5), then.quantile_ms(0.99),
+            moved.quantile_ms(0.5), moved.quantile_ms(0.99), moved.quantile_ms(1.0),
+            tuple((usual.errors + then.errors + moved.errors)[:5]),
+        )  # fmt: skip
+
+    async def _resident(self, slot: str) -> tuple[list[Session], list[Session]]:
+        """The sessions of that slot's host, and some of the others': all in memory where the ring has them now.
+
+        A session that nobody has asked for since the last change of the ring may have moved unseen.
+        """
+        theirs = [each for each in self.sessions if each.slot == slot]
+        others = self._random.sample([each for each in self.sessions if each.slot != slot], OTHERS)
+        await self._arrivals.all_at_once([*theirs, *others])
+        return [each for each in theirs if each.slot == slot], [each for each in others if each.slot != slot]
+
+    async def _both(self, others: Sequence[Session], asked: Sequence[Session]) -> tuple[Felt, Felt]:
+        """The same load every time: each of ``asked`` once, and the others at their own rate meanwhile."""
+        seconds = len(asked) / MOVED_PER_S
+        felt = await asyncio.gather(
+            self._arrivals.load(others, OTHERS_PER_S, int(seconds * OTHERS_PER_S)),
+            self._arrivals.load(asked, MOVED_PER_S, len(asked)),
+        )
+        return felt[0], felt[1]
+
+    def close(self) -> None:
+        self._arrivals.close()
+
+
+async def _loads(bare: Bare) -> int:
+    return (await commandstats(bare.redis_url)).get("lrange", 0)
+
+
+async def _claims_most(hosts: list[Host]) -> int:
+    return max([int((await host.stats())["claims_most"]) for host in hosts])
+
+
+def judged(rounds: list[dict[str, Any]], errors: list[str]) -> dict[str, Any]:
+    """The verdict over all rounds."""
+    times = statistics.median(each["then_p99"] / each["usual_p99"] for each in rounds)
+    kept = {
+        "loads are on demand": all(each["loaded"] == each["asked"] for each in rounds),
+        "loads are bounded per host": all(0 < each["claims_most"] <= CLAIMS_MAX for each in rounds),
+        "who wasn't moved feels at most twice the usual p99": times <= TIMES_MAX,
+        "no errors": not errors and not any(each["errors"] for each in rounds),
+    }
+    return {
+        "passed": all(kept.values()) and len(rounds) >= ROUNDS_MIN,
+        "kept": kept,
+        "times the usual p99, median": round(times, 2),
+        "medians_ms": {
+            name: statistics.median(each[name] for each in rounds)
+            for name in ("usual_p50", "usual_p99", "then_p50", "then_p99", "moved_p50", "moved_p99", "moved_max")
+        },
+        "rounds": rounds,
+        "errors": errors[:20],
+        "command": " ".join(["python -m loadtest.stampede", *sys.argv[1:]]),
+    }
+
+
+async def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """``--rounds`` more rounds, and the verdict over all that are kept in ``--out``."""
+    path = arguments.out / "rounds.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    async with Bare(
+        arguments.port, AGENT, HOSTS, fsync="everysec", groups={"session": {"activations_max": CLAIMS_MAX}}
+    ) as bare:
+        with contextlib.closing(Stampede(bare, arguments.sessions, arguments.seed)) as stampede:
+            errors = await stampede.fill()
+            for _ in range(arguments.rounds):
+                done = await stampede.round()
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(done)) + "\n")
+                print(
+                    f"{done.slot} died with {done.held} sessions: {done.asked} were asked, {done.loaded} loaded;"
+                    f" others' p99 {done.usual_p99} -> {done.then_p99} ms ({done.times:.2f} times);"
+                    f" theirs {done.moved_p99} ms",
+                    flush=True,
+                )
+    rounds = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return judged(rounds, errors)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kill a host with thousands of sessions; nobody else may feel it.")
+    parser.add_argument("--sessions", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--port", type=int, default=8800, help="the first of its own ports")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path(".data/loadtest/stampede"))
+    arguments = parser.parse_args()
+    verdict = asyncio.run(run(arguments))
+    text = json.dumps(verdict, indent=2)
+    (arguments.out / "verdict.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if all(verdict["kept"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

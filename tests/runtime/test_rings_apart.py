@@ -1,0 +1,144 @@
+"""I7: hosts whose rings name each other, with an agent that is slower than every wait. In virtual time.
+
+Nobody is robbed, no turn is lost or run twice, and a session moves at most once per change of a ring: whoever was
+given a session by a ring as new as its own keeps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+from actors.agent import Conversation
+from actors.host import Host
+from actors.model import HostRef, SessionKey
+from actors.ports import Done
+from actors.stores.base import ClaimAnswer, Granted
+from actors.stores.memory import MemoryStore
+from tests.runtime.world import Client, World, ask, in_virtual_time, request, settings
+
+AGENT_S = 6.0
+LIMITS = settings(
+    agent={"deadline_s": 10.0},
+    session={"request_wait_s": 10.0, "handoff_wait_s": 2.0, "claim_patience_s": 1.0, "idle_s": 500.0},
+)
+KEYS = [SessionKey(f"s{number}") for number in range(4)]
+
+
+class Granting(MemoryStore):
+    """Counts the leases that it gives, and those that were taken from somebody."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(lambda: int(world.loop.time() * 1000))
+        self.granted: Counter[SessionKey] = Counter()
+        self.takeovers = 0
+
+    async def claim(
+        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+    ) -> ClaimAnswer:
+        answer = await super().claim(key, token, host, over)
+        if isinstance(answer, Granted):
+            self.granted[key] += 1
+            self.takeovers += answer.takeovers
+        return answer
+
+
+async def slow(conversation: Conversation) -> str:
+    await asyncio.sleep(AGENT_S)
+    return f"{conversation.message} after {len(conversation.turns)}"
+
+
+def apart(names: str) -> tuple[World, list[Host], Granting]:
+    """Hosts of which each one's ring names the next, for every session."""
+    world = World(slow, LIMITS)
+    world.memory = world.store = store = Granting(world)
+    hosts = [world.host(name) for name in names]
+    for position, host in enumerate(hosts):
+        point(world, host, hosts[(position + 1) % len(hosts)], 1)
+    return world, hosts, store
+
+
+def point(world: World, host: Host, to: Host, ring_version: int) -> None:
+    """That host's ring, from now on."""
+    view = world.views[host.ref.incarnation]
+    view.ring_version = ring_version
+    view.owner_now = lambda _: to.ref
+    host.ring_changed()
+
+
+async def talk(hosts: list[Host], key: SessionKey, name: str, messages: int) -> list[Done]:
+    """Ask any host, again and again with the same turn id until there is an answer, one message after the other."""
+    chance, answers = random.Random(name), []
+    for number in range(messages):
+        while not isinstance(final := (await ask(chance.choice(hosts), f"{name}-{number}", key=key)).final, Done):
+            assert final is not None
+        answers.append(final)
+    return answers
+
+
+def test_rings_that_name_each_other_and_a_slow_agent_make_turns_wait_and_nothing_worse() -> None:  # I7
+    async def scenario() -> None:
+        for names in ("ab", "abc"):
+            world, hosts, store = apart(names)
+            talks = [talk(hosts, key, f"{key.session_id}-{client}", 5) for key in KEYS for client in range(3)]
+            answers = await asyncio.gather(*talks)
+            for key in KEYS:
+                log = await world.log(key)
+                assert [turn.reply for turn in log] == [f"{turn.message} after {turn.turn_seq - 1}" for turn in log]
+                assert len(log) == 15 == len({turn.turn_id for turn in log})
+            recorded = {turn.turn_id: turn for key in KEYS for turn in await world.log(key)}
+            assert all(recorded[done.turn.turn_id] == done.turn for told in answers for done in told)
+            assert store.takeovers == 0
+            assert set(store.granted.values()) == {1}, "a session moved, though no ring had changed"
+
+    in_virtual_time(scenario)
+
+
+def test_each_change_of_rings_that_stay_apart_moves_a_session_at_most_once() -> None:  # I7
+    async def scenario() -> None:
+        world, hosts, store = apart("abc")
+        talks = [asyncio.create_task(talk(hosts, key, f"{key.session_id}-{n}", 8)) for key in KEYS for n in range(2)]
+        changes = 0
+        while not all(each.done() for each in talks):
+            await asyncio.sleep(4 * AGENT_S)
+            changes += 1
+            for position, host in enumerate(hosts):
+                # To the left, to the right, to the left: never two that agree.
+                point(world, host, hosts[(position + (1 if changes % 2 else 2)) % 3], 1 + changes)
+        assert changes > 2 and store.takeovers == 0
+        assert all(1 <= granted <= 1 + changes for granted in store.granted.values()), store.granted
+        assert [len(await world.log(key)) for key in KEYS] == [16] * 4
+
+    in_virtual_time(scenario)
+
+
+def test_a_newer_ring_moves_what_an_older_one_has_brought() -> None:
+    async def scenario() -> None:
+        world, (a, b), _ = apart("ab")
+        first = Client()
+        asked = asyncio.create_task(a.chat(request("1"), first, 0))
+        await world.until(lambda: b.stats()["resident"] == 1)
+        point(world, b, a, 2)
+        point(world, a, a, 2)
+        await asked
+        await world.until(lambda: b.stats()["resident"] == 0)
+        assert isinstance((await ask(b, "2")).final, Done)
+        assert a.stats()["resident"] == 1
+
+    in_virtual_time(scenario)
+
+
+def test_a_host_that_leaves_gives_away_what_another_ring_has_brought_it() -> None:
+    async def scenario() -> None:
+        world, (a, b), _ = apart("ab")
+        asked = [asyncio.create_task(ask(a, message)) for message in ("1", "2", "3")]
+        await world.until(lambda: b.stats()["resident"] == 1)
+        await b.drain()
+        assert b.stats()["resident"] == 0 and len(await world.log()) == 1
+        assert world.wires["b"].batches == [("a", ["k:2", "k:3"])]
+        await asyncio.gather(*asked)
+        await asyncio.sleep(4 * AGENT_S)
+        assert [turn.message for turn in await world.log()] == ["1", "2", "3"]
+
+    in_virtual_time(scenario)
