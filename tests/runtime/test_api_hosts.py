@@ -120,6 +120,7 @@ class Cluster:
 
     def move(self, to: int) -> None:
         self.ring.owner_now = self.members[to].host.ref
+        self.ring.ring_version += 1
         for member in self.members:
             member.host.ring_changed()
 
