@@ -185,6 +185,8 @@ frontend edge
     http-request return {hidden} if {{ path,url_dec -m reg -i ^/+internal(/|$) }}
     http-request return {nobody} if {{ nbsrv({BACKEND}) eq 0 }}
 
+    # Nothing here speaks another protocol. A host refuses whoever asks for one; the edge only doesn't pass it on.
+    http-request del-header upgrade
     http-request del-header x-rehydra- -m beg
     http-request del-header x-request-timeout-seconds
     http-request del-header x-request-disconnect-disabled

@@ -117,6 +117,11 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "a slow client": (post(b'{"message": "m", ', ("Content-Length", "400")), 408, "body-too-slow"),
     "a head too large": (to_s(("X-More", "x" * 30_000)), 431, "head-too-large"),
     "a path too long": (request_bytes("GET", "/sessions/" + "s" * 30_000), 414, "target-too-long"),
+    "another protocol": (
+        request_bytes("GET", "/sessions/s", None, ("Connection", "upgrade"), ("Upgrade", "websocket")),
+        400,
+        "bad-request",
+    ),
     "no HTTP": (b"POST /chat\r\n\r\n", 400, "bad-request"),
     "a session without a good name": (request_bytes("POST", "/sessions", b'{"session_id": "{s}"}'), 400, "bad-request"),
     "a session of two names": (
