@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -23,9 +24,15 @@ LIMITS: dict[str, dict[str, Any]] = {
 Header = tuple[str, str]
 
 
+async def counting(conversation: Conversation) -> str:
+    """An echo that keeps count in its state, and tells it when asked."""
+    turns = conversation.state["turns"] = conversation.state.get("turns", 0) + 1
+    return str(turns) if conversation.message == "count" else conversation.message
+
+
 @pytest.fixture
 async def hosts() -> AsyncIterator[Cluster]:
-    async with cluster(echo, LIMITS) as made:
+    async with cluster(counting, LIMITS) as made:
         await chat(made.one, {"message": "first", "session_id": "s"}, ("Idempotency-Key", "used"))
         yield made
 
@@ -40,10 +47,11 @@ def problem(answer: Raw, status: int, code: str) -> dict[str, Any]:
 
 
 async def unharmed(world: World, before: list[dict[str, Any]]) -> None:
-    """The session has the turns that it had, and takes the next one."""
+    """The session has the turns and the state that it had, and takes the next turn."""
     assert await all_turns(world, "s") == before
-    answer = await chat(world, {"message": "next", "session_id": "s"})
+    answer = await chat(world, {"message": "count", "session_id": "s"})
     assert (answer.status, answer.json["turn_seq"]) == (200, len(before) + 1)
+    assert answer.json["reply"] == str(len(before) + 1)
 
 
 def post(body: Any, *headers: Header) -> bytes:
@@ -245,12 +253,28 @@ async def _big_state(conversation: Conversation) -> str:
     return "a reply"
 
 
+def _keeps(value: Any) -> Agent:
+    async def agent(conversation: Conversation) -> str:
+        conversation.state["x"] = value
+        return "a reply"
+
+    return agent
+
+
 BAD_AGENTS: dict[str, Agent] = {
     "yields 10 MB": _ten_megabytes,
     "yields bytes": _bytes,
     "changes its state to what isn't JSON": _no_json,
     "changes its state to a circle": _cycle,
     "has too large a state": _big_state,
+    "keeps a set": _keeps({1, 2}),
+    "keeps a tuple": _keeps((1, 2)),
+    "keeps bytes": _keeps(b"bytes"),
+    "keeps a time": _keeps(datetime(2026, 1, 1, tzinfo=UTC)),
+    "keeps numbers as keys": _keeps({1: 2}),
+    "keeps nothing as a key": _keeps({None: 1}),
+    "keeps no number": _keeps([float("nan")]),
+    "keeps a lone surrogate": _keeps("\ud800"),
 }
 
 
@@ -258,8 +282,9 @@ BAD_AGENTS: dict[str, Agent] = {
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_agent_that_does_what_it_must_not_fails_its_turn_and_no_more(kind: str, stream: bool) -> None:
     async def agent(conversation: Conversation) -> AsyncIterator[Any]:
+        good = await counting(conversation)
         if conversation.message != "bad":
-            yield conversation.message
+            yield good
             return
         answer: Any = BAD_AGENTS[kind](conversation)
         if hasattr(answer, "__aiter__"):
