@@ -10,10 +10,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic_core import to_json
 
 from actors.agent import Agent, Conversation
 from actors.agents.echo import echo
-from tests.runtime.api_world import Raw, World, chat, request_bytes, wire
+from actors.api import batch_of
+from actors.api_request import parsed
+from actors.asgi import Message, read_body
+from actors.errors import TooLarge
+from tests.runtime.api_world import Raw, World, ask, chat, request_bytes, wire
 from tests.runtime.test_api_hosts import Cluster, all_turns, cluster
 
 LIMITS: dict[str, dict[str, Any]] = {
@@ -62,6 +67,11 @@ def to_s(*headers: Header, **more: Any) -> bytes:
     return post({"message": "m", "session_id": "s"} | more, *headers)
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """So many objects and arrays within each other."""
+    return {"x": [nested(levels - 2)]} if levels > 2 else {"x": []} if levels == 2 else {}
+
+
 CHUNKED = ("Transfer-Encoding", "chunked")
 BAD: dict[str, tuple[bytes, int, str]] = {
     "not JSON": (post(b"message=m"), 400, "bad-request"),
@@ -75,6 +85,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "message a list": (to_s(message=["m"]), 400, "bad-request"),
     "stream a text": (to_s(stream="true"), 400, "bad-request"),
     "metadata a list": (to_s(metadata=[]), 400, "bad-request"),
+    "metadata too deep": (to_s(metadata=nested(129)), 400, "bad-request"),
     "session_id a number": (to_s(session_id=5), 400, "bad-request"),
     "message too long": (to_s(message="m" * 1_001), 413, "too-large"),
     "message too long in bytes": (to_s(message="é" * 501), 413, "too-large"),
@@ -84,6 +95,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
         413,
         "too-large",
     ),
+    "a length and chunks": (to_s(CHUNKED, ("Content-Length", "5")), 400, "bad-request"),
     "content-length too long": (post(b"", ("Content-Length", "9" * 15)), 413, "too-large"),
     "session id empty": (to_s(session_id=""), 400, "bad-request"),
     "session id of 129": (to_s(session_id="s" * 129), 400, "bad-request"),
@@ -91,9 +103,14 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "session id with a NUL": (to_s(session_id="s\x00"), 400, "bad-request"),
     "session id with a space": (to_s(session_id="s s"), 400, "bad-request"),
     "session id with braces": (to_s(session_id="{s}"), 400, "bad-request"),
+    "session id a dot": (to_s(session_id="."), 400, "bad-request"),
+    "session id two dots": (to_s(session_id=".."), 400, "bad-request"),
+    "session id a dot, in the path": (request_bytes("GET", "/sessions/."), 400, "bad-request"),
+    "session id two dots, in the path": (request_bytes("GET", "/sessions/%2E%2E"), 400, "bad-request"),
     "session id empty, as a header": (post({"message": "m"}, ("X-Session-Id", "")), 400, "bad-request"),
     "session id of 129, as a header": (post({"message": "m"}, ("X-Session-Id", "s" * 129)), 400, "bad-request"),
     "session id with braces, as a header": (post({"message": "m"}, ("X-Session-Id", "{s}")), 400, "bad-request"),
+    "session id with a space, as a header": (post({"message": "m"}, ("X-Session-Id", "s s")), 400, "bad-request"),
     "two ids that differ": (to_s(("X-Session-Id", "t")), 400, "bad-request"),
     "session id header repeated": (to_s(("X-Session-Id", "s"), ("X-Session-Id", "s")), 400, "bad-request"),
     "key repeated": (to_s(("Idempotency-Key", "k"), ("Idempotency-Key", "k")), 400, "bad-request"),
@@ -137,6 +154,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
         400,
         "bad-request",
     ),
+    "a session whose name is a number": (request_bytes("POST", "/sessions", b'{"session_id": 5}'), 400, "bad-request"),
     "a session of no JSON": (request_bytes("POST", "/sessions", b"s"), 400, "bad-request"),
     "unknown session": (request_bytes("GET", "/sessions/unknown"), 404, "session-unknown"),
     "turns of an unknown session": (request_bytes("GET", "/sessions/unknown/turns"), 404, "session-unknown"),
@@ -146,6 +164,9 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "limit 0": (request_bytes("GET", "/sessions/s/turns?limit=0"), 400, "bad-request"),
     "limit over the most": (request_bytes("GET", "/sessions/s/turns?limit=11"), 400, "bad-request"),
     "limit no number": (request_bytes("GET", "/sessions/s/turns?limit=ten"), 400, "bad-request"),
+    "limit with a point": (request_bytes("GET", "/sessions/s/turns?limit=1.0"), 400, "bad-request"),
+    "after with a line": (request_bytes("GET", "/sessions/s/turns?after=1_0"), 400, "bad-request"),
+    "after with a sign": (request_bytes("GET", "/sessions/s/turns?after=%2B1"), 400, "bad-request"),
     "after negative": (request_bytes("GET", "/sessions/s/turns?after=-1"), 400, "bad-request"),
     "after too high": (request_bytes("GET", "/sessions/s/turns?after=" + "9" * 20), 400, "bad-request"),
 }
@@ -182,6 +203,31 @@ async def test_a_key_on_another_session_is_another_turn(hosts: Cluster) -> None:
     answer = await chat(hosts.one, {"message": "elsewhere", "session_id": "t"}, ("Idempotency-Key", "used"))
     assert (answer.status, answer.json["turn_seq"], answer.json["replayed"]) == (200, 1, False)
     await unharmed(hosts.one, before)
+
+
+async def test_what_may_be_nested_deepest_is_kept_and_can_be_handed_over(hosts: Cluster) -> None:
+    deepest = nested(128)
+    answer = await chat(hosts.one, {"message": "m", "session_id": "s", "metadata": deepest})
+    assert answer.status == 200
+    assert (await all_turns(hosts.two, "s"))[-1]["metadata"] == deepest
+    turn = {"message": "m", "turn_id": "k:1", "metadata": deepest}
+    _, batch = batch_of(parsed(to_json({"session_id": "s", "tenant": "-", "batch": [turn]})))
+    assert batch[0].metadata == deepest
+
+
+@pytest.mark.parametrize("declared", ["", "+1", "\u00b2", "1_0", "9" * 5_000])
+async def test_a_length_that_is_no_number_is_no_length(declared: str) -> None:
+    async def nothing() -> Message:
+        raise AssertionError("nobody reads such a body")
+
+    with pytest.raises(TooLarge):
+        await read_body(nothing, declared, 4_000, 1.0)
+
+
+@pytest.mark.parametrize("session_id", ["...", ".a", "..a", "a.", "." * 128, "a" * 128])
+async def test_dots_in_a_session_id_are_no_harm(hosts: Cluster, session_id: str) -> None:
+    assert (await chat(hosts.one, {"message": "m", "session_id": session_id})).status == 200
+    assert (await ask(hosts.one, "GET", f"/sessions/{session_id}")).json["turn_seq"] == 1
 
 
 TEXTS = {
