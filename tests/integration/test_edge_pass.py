@@ -75,3 +75,10 @@ async def test_a_body_is_a_body_whatever_protocol_its_head_asks_for(
                 await sent.send(request_bytes("GET", "/healthz"))
                 assert (await sent.answer()).status == 200
         assert [request.message for request, _ in world.host.chats] == ["m"]
+
+
+async def test_http_2_isnt_spoken_even_to_who_begins_with_it(stack: Stack) -> None:
+    empty_settings = b"\0\0\0\x04\0\0\0\0\0"
+    async with host_behind(stack), wire(stack.port) as sent, asyncio.timeout(10):
+        await sent.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+        assert (await sent.reader.read()).startswith(b"HTTP/1.1 4")
