@@ -105,16 +105,19 @@ class Conversation:
         self._state = value
 
     def packed_state(self) -> bytes | None:
-        """The state as bytes if the agent changed it, else None. AgentFailed if it isn't a JSON object."""
+        """The state as bytes if the agent changed it, else None. AgentFailed if it isn't a JSON object, or holds what
+        the next turn would get back as something else: a tuple as a list, bytes as text, a number's key as a text."""
         if self._state is None:
             return None
         if not isinstance(self._state, dict):
             raise AgentFailed(f"The agent's state must be a JSON object, not {type(self._state).__name__}.")
         try:
             packed = to_json(self._state, inf_nan_mode="constants")
-            from_json(packed, allow_inf_nan=False)
+            kept = from_json(packed, allow_inf_nan=False)
         except ValueError as error:
             raise AgentFailed(f"The agent's state isn't JSON: {error}") from error
+        if kept != self._state:
+            raise AgentFailed("The agent's state isn't JSON: some of it would come back as something else.")
         return None if packed == self._packed else packed
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 
 from actors.api_answers import Answer, etag, json_answer, problem_answer
@@ -45,6 +46,15 @@ from actors.model import SessionKey, Turn, pid_of
 from actors.service import Service
 from actors.stores.base import Turns
 
+
+def _digits(said: str) -> str:
+    if not (said.isascii() and said.removeprefix("-").isdigit()):
+        raise ValueError("a number is written in digits")
+    return said
+
+
+DIGITS = BeforeValidator(_digits)
+"""``1_0`` and ``1.0`` are numbers to pydantic, but none of OpenAPI's."""
 SessionId = Annotated[str, Path(pattern=SESSION_ID, description="The session's id.")]
 
 
@@ -108,7 +118,7 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
         """How far a session is."""
         _headers_of(request, session_id, right_pass)
         page = await service.host.read(SessionKey(session_id, tenant), 0, 1)
-        return _tagged(page, if_none_match, session_view(session_id, page))
+        return _tagged(page, request, session_view(session_id, page))
 
     @app.get(
         "/sessions/{session_id}/turns",
@@ -119,15 +129,15 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
     async def turns(
         request: Request,
         session_id: SessionId,
-        after: Annotated[int, Query(ge=0, le=SEQ_MAX, description="Only turns with a higher turn_seq.")] = 0,
-        limit: Annotated[int, Query(ge=1, le=page_max, description="Most turns in the answer.")] = min(100, page_max),
+        after: Annotated[int, DIGITS, Query(ge=0, le=SEQ_MAX, description="Only turns with a higher turn_seq.")] = 0,
+        limit: Annotated[int, DIGITS, Query(ge=1, le=page_max, description="Most turns told.")] = min(100, page_max),
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
-        """The committed turns, oldest first."""
+        """The committed turns, oldest first. Fewer than `limit` if they are long; the last of all has `turn_seq`."""
         _headers_of(request, session_id, right_pass)
         page = await service.host.read(SessionKey(session_id, tenant), after, limit)
         views = [_turn_view(turn) for turn in page.turns]
-        return _tagged(page, if_none_match, {"session_id": session_id, "turn_seq": page.turn_seq, "turns": views})
+        return _tagged(page, request, {"session_id": session_id, "turn_seq": page.turn_seq, "turns": views})
 
     @app.delete(
         "/sessions/{session_id}",
@@ -256,13 +266,13 @@ def _turn_id(headers: dict[bytes, str]) -> str:
     return "r:" + (headers.get(b"x-rehydra-request") or uuid.uuid4().hex)
 
 
-def _tagged(page: Turns, if_none_match: str | None, document: dict[str, Any]) -> Response:
+def _tagged(page: Turns, request: Request, document: dict[str, Any]) -> Response:
     tag = etag(page.turn_seq)
-    if if_none_match is not None:
-        # Weak comparison, as RFC 9110 wants it here.
-        known = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
-        if "*" in known or tag.decode() in known:
-            return Response(status_code=304, headers={"etag": tag.decode()})
+    # One header or several, they are one list; and a weak comparison, as RFC 9110 wants it here.
+    said = ",".join(request.headers.getlist("if-none-match"))
+    known = {one.strip().removeprefix("W/") for one in said.split(",")}
+    if "*" in known or tag.decode() in known:
+        return Response(status_code=304, headers={"etag": tag.decode()})
     return response(json_answer(200, document, (b"etag", tag)))
 
 

@@ -44,6 +44,7 @@ WANTED: Final = INTERNAL | {
 }
 KEY_PATTERN: Final = re.compile(r"[!-~]{1,255}")
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_REFUSED: Final = re.compile(r"q=0(\.0{0,3})?")
 _ETAG: Final = re.compile(r'(")?(0|[1-9][0-9]{0,14})(?(1)")')
 
 
@@ -104,7 +105,9 @@ def _comes_twice(name: bytes) -> BadRequest:
     return BadRequest(f"The header {name.decode()} comes more than once.")
 
 
-SESSION_ID_SAYS: Final = "A session id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -."
+SESSION_ID_SAYS: Final = (
+    "A session id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -, and neither . nor .. alone."
+)
 
 
 def session_id_checked(session_id: str) -> str:
@@ -123,6 +126,15 @@ def idempotency_key(raw: str) -> str:
     if KEY_PATTERN.fullmatch(key) is None:
         raise BadRequest("An Idempotency-Key is 1 to 255 visible ASCII characters, bare or as one quoted string.")
     return key
+
+
+def wants_stream(accept: str) -> bool:
+    """Whether an ``Accept`` header names server-sent events, and not in order to refuse them (``q=0``)."""
+    for part in accept.lower().split(","):
+        kind, *parameters = (each.strip() for each in part.split(";"))
+        if kind == "text/event-stream" and not any(_REFUSED.fullmatch(each) for each in parameters):
+            return True
+    return False
 
 
 def if_match(raw: str | None) -> int | None:

@@ -54,7 +54,9 @@ class ChatRequest(BaseModel):
     message: str = Field(min_length=1, description="The message, at most `session.message_bytes_max` bytes of UTF-8.")
     session_id: str | None = Field(None, pattern=SESSION_ID, description="The session; a new one without it.")
     stream: bool | None = Field(None, description="Answer as server-sent events; without it `Accept` decides.")
-    metadata: dict[str, Any] | None = Field(None, description="Anything the agent should know; kept with the turn.")
+    metadata: dict[str, Any] | None = Field(
+        None, description="Anything the agent should know; kept with the turn. Nested 128 levels deep at most."
+    )
 
 
 class ChatReply(BaseModel):

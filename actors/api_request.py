@@ -14,13 +14,23 @@ from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
-from actors.api_headers import edge_secret, idempotency_key, if_match, internal_pass, session_id_checked
+from actors.api_headers import (
+    edge_secret,
+    idempotency_key,
+    if_match,
+    internal_pass,
+    session_id_checked,
+    wants_stream,
+)
 from actors.asgi import Receive, read_body
 from actors.errors import BadRequest, BodyTooSlow, EncodingUnsupported, Misdirected, Outcome, TooLarge
 from actors.model import SessionKey, TurnRequest, fingerprint_of
 from actors.service import Service
 
 _TURN_ID: Final = re.compile(r"[kr]:[!-~]{1,255}")
+METADATA_LEVELS_MAX: Final = 128
+"""Objects and arrays within each other. JSON is read to some 200 levels here, and hosts hand metadata over within two
+of their own."""
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 
 
@@ -80,7 +90,7 @@ class RequestReader:
         metadata = checked_metadata(document.get("metadata"))
         stream = document.get("stream")
         if stream is None:
-            stream = "text/event-stream" in headers.get(b"accept", "")
+            stream = wants_stream(headers.get(b"accept", ""))
         elif stream is not True and stream is not False:
             raise BadRequest("stream is true or false.")
         turn_id, hashed = self.turn_id(headers)
@@ -162,4 +172,11 @@ def checked_metadata(metadata: Any) -> dict[str, Any] | None:
         from_json(to_json(metadata, inf_nan_mode="constants"), allow_inf_nan=False)
     except ValueError as error:
         raise BadRequest(f"metadata can't be kept: {error}.") from error
+    if _levels(metadata) > METADATA_LEVELS_MAX:
+        raise BadRequest(f"metadata can't be kept: it is nested deeper than {METADATA_LEVELS_MAX} levels.")
     return metadata
+
+
+def _levels(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_levels, parts), default=0) if isinstance(value, dict | list) else 0

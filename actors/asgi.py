@@ -7,6 +7,7 @@ from it; a turn that runs goes on.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Final
@@ -20,6 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_LENGTH: Final = re.compile("[0-9]{1,18}")
 WATCH_AFTER_S: Final = 0.05
 """A turn that is done by then costs no watcher. Who leaves earlier is noticed then, which is soon enough."""
 
@@ -39,7 +41,7 @@ async def read_body(receive: Receive, declared: str | None, bytes_max: int, body
 
     TooLarge as soon as it is known to be over ``bytes_max``, BodyTooSlow after ``body_s``, ClientGone.
     """
-    if declared is not None and (not declared.isdigit() or int(declared) > bytes_max):
+    if declared is not None and not (_LENGTH.fullmatch(declared) and int(declared) <= bytes_max):
         raise TooLarge(f"The body has {declared} bytes; {bytes_max} are allowed.")
     try:
         async with asyncio.timeout(body_s):

@@ -8,6 +8,9 @@ An answer that has a length leaves in one write, see :class:`Joined`.
 
 A request's headers are those of its head. What a client sends after a chunked body (trailers) is dropped: no proxy has
 looked at it, and uvicorn would put it among the headers.
+
+A head that asks for another protocol (``Upgrade``) is refused: behind it the parser sees no body, but what its
+client chose to send as one would be read as further requests, which no proxy has looked at either.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ INTERNAL_HEADERS_MAX: Final = 8
 
 
 class HeadRefused(Exception):
-    """Ends the parsing of a head that is over a limit."""
+    """Ends the parsing of a head that is over a limit, or asks for another protocol."""
 
 
 class Connection(HttpToolsProtocol):
@@ -100,6 +103,8 @@ class Connection(HttpToolsProtocol):
                 raise HeadRefused
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            raise HeadRefused
         self._in_head = False
         self._bodiless_bytes = 0
         super().on_headers_complete()
@@ -117,10 +122,13 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Not HTTP, or a head over a limit: there is no request to answer, but an answer all the same."""
+        """Not HTTP, or a head that is refused: there is no request to answer, but an answer all the same."""
         over = len(self.headers or ()) > self._headers_max or self._head_bytes > self._head_bytes_max
         too_long = len(self.url) > self._settings.head_bytes_max
-        self._refuse(self._head_refusal() if self._in_head and (over or too_long) else _NOT_HTTP)
+        if self._in_head and (over or too_long):
+            self._refuse(self._head_refusal())
+        else:
+            self._refuse(_NO_UPGRADE if self.parser.should_upgrade() else _NOT_HTTP)
 
     def _head_refusal(self) -> bytes:
         http = self._settings
@@ -200,3 +208,4 @@ def _raw(status_line: bytes, error: RehydraError) -> bytes:
 
 _TOO_BUSY: Final = _raw(b"503 Service Unavailable", TooBusy())
 _NOT_HTTP: Final = _raw(b"400 Bad Request", BadRequest("This isn't HTTP/1.1."))
+_NO_UPGRADE: Final = _raw(b"400 Bad Request", BadRequest("No other protocol than HTTP/1.1 is spoken here."))

@@ -8,6 +8,7 @@ through are told, because an agent's exceptions may say anything.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -17,13 +18,13 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
-from pydantic_core import to_json
-
 from actors.errors import Misconfigured
 from actors.settings import LogSettings
 
 OURS: Final = ("rehydra", "actors", "router", "deploy")
-"""The loggers of this project; everybody else's are left alone."""
+"""The loggers of this project."""
+LIBRARIES: Final = ("uvicorn", "asyncio")
+"""Loggers of what serves and runs a host, written down as our own are. Everybody else's are left alone."""
 
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({})))
 """What every record has; the rest is what the place that logs has added."""
@@ -33,20 +34,26 @@ class JsonLines(logging.Formatter):
     """One record, one line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        told_all = logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+        event = record.getMessage()
+        if not told_all and record.name.partition(".")[0] in LIBRARIES:
+            # The further lines of asyncio's quote what a task has raised.
+            event = event.partition("\n")[0]
         line = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": event,
             **{name: value for name, value in vars(record).items() if name not in _PLAIN and name != "message"},
         }
         if record.exc_info and (error := record.exc_info[1]) is not None:
             line["exception"] = type(error).__name__
             frames = traceback.extract_tb(error.__traceback__)
             line["through"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-            if logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+            if told_all:
                 line["text"] = str(error)
-        return to_json(line, fallback=str).decode()
+        # Escaped, because an exception may quote what is no text: a lone surrogate couldn't be encoded.
+        return json.dumps(line, default=str)
 
 
 def write_logs(settings: LogSettings, kind: str) -> None:
@@ -54,7 +61,7 @@ def write_logs(settings: LogSettings, kind: str) -> None:
     counts. Misconfigured if there is no writing in that folder."""
     handler = _handler(settings, kind)
     handler.setFormatter(JsonLines())
-    for name in OURS:
+    for name in OURS + LIBRARIES:
         logger = logging.getLogger(name)
         logger.setLevel(settings.level)
         for before in [each for each in logger.handlers if isinstance(each.formatter, JsonLines)]:

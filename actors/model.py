@@ -19,8 +19,11 @@ SCHEMA_VERSION: Final = 1
 """Version of every record that the stores keep. A store that finds a newer one refuses to start."""
 
 DEFAULT_TENANT: Final = "-"
-SESSION_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._~:@-]{1,128}")
-"""Plain characters only: the edge hashes the same bytes that the hosts do, unescaped (DESIGN: shards)."""
+_X: Final = "[A-Za-z0-9._~:@-]"
+_NO_DOT: Final = "[A-Za-z0-9_~:@-]"
+SESSION_ID_PATTERN: Final = re.compile(rf"(?:{_NO_DOT}{_X}{{0,127}}|\.{_NO_DOT}{_X}{{0,126}}|\.\.{_X}{{1,126}})")
+"""1 to 128 plain characters: the edge hashes the same bytes that the hosts do, unescaped (DESIGN: shards). Neither
+``.`` nor ``..``: in a path these are steps (RFC 3986), which clients take before they send it."""
 
 JsonObject = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from actors.agent import load_agent
 from actors.api import Api
@@ -57,6 +57,8 @@ class View(Placement, Policy, Protocol):
     def table(self) -> Table: ...
 
 
+FIT_S: Final = 1.0
+"""How long it is believed that the store is fit, or isn't."""
 MakeView = Callable[[HostRef, RingSettings, Callable[[], float]], View]
 """``router.routing.HostView``: handed in, because the runtime doesn't import the router."""
 
@@ -71,6 +73,8 @@ class HostLife:
         self._make_view = make_view
         self._left = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
+        self._look: asyncio.Task[str] | None = None
+        self._looked_at = 0.0
 
     # --- begin ------------------------------------------------------------------------------------------------------
 
@@ -129,13 +133,21 @@ class HostLife:
             reasons.append("The host has no slot on the ring.")
         if not self.view.trusted():
             reasons.append("The store hasn't accepted the host's beats lately.")
-        elif unfit := await unfit_store(self.settings):
+        elif unfit := await self._unfit_store():
             reasons.append(unfit)
         if not self.table.members:
             reasons.append("The ring is empty.")
         if stuck := self.host.overdue():
             reasons.append(f"{stuck} sessions are stuck: their turns are overdue.")
         return reasons
+
+    async def _unfit_store(self) -> str:
+        """The last look at the store, or one for all who ask now: each is a connection, and anybody may ask."""
+        now = asyncio.get_running_loop().time()
+        if self._look is None or (self._look.done() and now - self._looked_at >= FIT_S):
+            self._looked_at = now
+            self._look = asyncio.create_task(unfit_store(self.settings))
+        return await asyncio.shield(self._look)
 
     def ailing(self) -> str:
         """Why this host should be replaced; "" if it needn't. A store that is away is no reason: it is away for all."""

@@ -14,6 +14,8 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+KEPT_S_MAX: Final = 1e9
+"""Some thirty years, in seconds: more than that the store can't count in ms from now."""
 EDGE_SPARE_BYTES: Final = 16_384
 """HAProxy's buffer also takes what it adds to a request, and how it keeps one in memory."""
 
@@ -25,7 +27,7 @@ PUBLIC_SECRET: Final = "cmVoeWRyYS1kZXZlbG9wbWVudC1rZXk="
 class Group(BaseModel):
     """A concern's settings. Unknown names are refused: a typing error must not become a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AgentSettings(Group):
@@ -39,8 +41,12 @@ class AgentSettings(Group):
 
 
 class SessionSettings(Group):
-    ttl_s: float = Field(604_800.0, ge=0, description="A session expires after this long without a turn; 0 = never.")
-    tombstone_s: float = Field(86_400.0, gt=0, description="How long a deleted session answers 410, seconds.")
+    ttl_s: float = Field(
+        604_800.0, ge=0, le=KEPT_S_MAX, description="A session expires after this long without a turn; 0 = never."
+    )
+    tombstone_s: float = Field(
+        86_400.0, gt=0, le=KEPT_S_MAX, description="How long a deleted session answers 410, seconds."
+    )
     idle_s: float = Field(300.0, gt=0, description="A resident session passivates after this long without a turn.")
     resident_max: int = Field(100_000, gt=0, description="Sessions in memory per host; the least recently used go.")
     resident_bytes_max: int = Field(2 << 30, gt=0, description="Bytes of turns and state in memory per host.")
@@ -68,6 +74,7 @@ class StoreSettings(Group):
     tenant: str = Field("-", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose sessions these are.")
     timeout_s: float = Field(2.0, gt=0, description="Longest wait for one answer of the store, seconds.")
     connections_max: int = Field(8, gt=0, description="Connections of one host to the store.")
+    page_bytes_max: int = Field(8 << 20, gt=0, description="Bytes of turns in one page, which ends early then.")
     pipeline_bytes_max: int = Field(1 << 20, gt=0, description="Bytes that one pipeline may carry.")
     pipeline_calls_max: int = Field(128, gt=0, description="Calls that one pipeline may carry.")
     waiting_max: int = Field(20_000, gt=0, description="Calls of one host that may wait for the store; beyond it 503.")

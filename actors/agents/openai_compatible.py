@@ -3,19 +3,19 @@
 ``agent: actors.agents.openai_compatible:OpenAICompatible``, with the extra ``[openai]`` installed. It is set up by
 environment variables of the hosts, under the names that such endpoints are usually given (:class:`Endpoint`).
 
-The session's committed turns are the history, newest first as far as the limits go. A turn that is repeated (a lost
-answer, a retry before the first byte) carries the same ``Idempotency-Key``; each attempt at a turn has its own, because
-an attempt that came to nothing must be answered anew. Once a byte of the reply has come nothing is retried here: what
-is broken off is a failed turn, of which nothing is committed. When the attempt is cancelled (its deadline, a host that
-leaves), the connection is closed, which is how such endpoints are told to stop.
+The session's committed turns are the history, newest first as far as the limits go. A request that is repeated (a lost
+answer, a retry before the first byte) carries the same ``Idempotency-Key``; each call of the agent has its own: an
+endpoint that knows a key answers as it did before, also with a failure. Once a byte of the reply has come nothing is
+retried here: what is broken off is a failed turn, of which nothing is committed. When the attempt is cancelled (its
+deadline, a host that leaves), the connection is closed, which is how such endpoints are told to stop.
 
 Deliberately absent: tools, images, and token counts. An agent that needs them is better written against the client.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -96,7 +96,7 @@ class OpenAICompatible:
             model=self._endpoint.model,
             messages=list(self._messages(conversation)),
             stream=True,
-            extra_headers={"Idempotency-Key": _idempotency_key(conversation)},
+            extra_headers={"Idempotency-Key": uuid.uuid4().hex},
             **limits,
         )
         return stream
@@ -135,9 +135,3 @@ def _failed(text: str, conversation: Conversation, error: Exception | None = Non
     where = {"session": str(conversation.key), "turn_id": conversation.turn_id, "error": type(error).__name__}
     log.warning("model failed: %s", text, extra=where)
     return AgentFailed(text)
-
-
-def _idempotency_key(conversation: Conversation) -> str:
-    """One per attempt at a turn. Hashed: a client's own key is none of the endpoint's business."""
-    attempt = f"{conversation.key}\n{conversation.turn_id}\n{conversation.attempt}"
-    return hashlib.sha256(attempt.encode()).hexdigest()[:32]

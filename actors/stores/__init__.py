@@ -57,4 +57,5 @@ def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
         return time.time_ns() // 1_000_000
 
     session = settings.session
-    return MemoryStore(now_ms, session.ttl_s, session.tombstone_s), MemoryMembership(now_ms)
+    sessions = MemoryStore(now_ms, session.ttl_s, session.tombstone_s, settings.store.page_bytes_max)
+    return sessions, MemoryMembership(now_ms)

@@ -175,7 +175,11 @@ class SessionStore(Protocol):
         ...
 
     async def read(self, key: SessionKey, after: int, limit: int) -> ReadAnswer:
-        """Up to ``limit`` committed turns with turn_seq > ``after``, in order. No lease needed: any host may ask."""
+        """Up to ``limit`` committed turns with turn_seq > ``after``, in order. No lease needed: any host may ask.
+
+        Fewer, but one at least, if their records have more than ``store.page_bytes_max``: whoever wants all of them
+        asks again, until it has the one with the page's ``turn_seq``.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -86,13 +86,20 @@ class _Session:
 class MemoryStore:
     """The :class:`~actors.stores.base.SessionStore` of one process.
 
-    ``now_ms`` is the store's TIME in ms; ``ttl_s`` and ``tombstone_s`` as in the settings.
+    ``now_ms`` is the store's TIME in ms; ``ttl_s``, ``tombstone_s`` and ``page_bytes_max`` as in the settings.
     """
 
-    def __init__(self, now_ms: Callable[[], int], ttl_s: float = 604_800.0, tombstone_s: float = 86_400.0) -> None:
+    def __init__(
+        self,
+        now_ms: Callable[[], int],
+        ttl_s: float = 604_800.0,
+        tombstone_s: float = 86_400.0,
+        page_bytes_max: int = 8 << 20,
+    ) -> None:
         self._now_ms = now_ms
         self._ttl_ms = int(ttl_s * 1000)
         self._tombstone_ms = int(tombstone_s * 1000)
+        self._page_bytes_max = page_bytes_max
         self._sessions: dict[SessionKey, _Session] = {}
 
     async def claim(
@@ -203,7 +210,13 @@ class MemoryStore:
             return Missing()
         if session.deleted:
             return Deleted()
-        return Turns(decode_turns(key.tenant, session.log[after : after + limit]), len(session.log))
+        page, size_bytes = list[bytes](), 0
+        for record in session.log[after : after + limit]:
+            size_bytes += len(record)
+            if page and size_bytes > self._page_bytes_max:
+                break
+            page.append(record)
+        return Turns(decode_turns(key.tenant, page), len(session.log))
 
     async def aclose(self) -> None:
         return None

@@ -37,14 +37,17 @@ class Transport(Protocol):
 class RedisStore:
     """The :class:`~actors.stores.base.SessionStore` on a Redis server.
 
-    ``ttl_s`` and ``tombstone_s`` are those of the session settings.
+    ``ttl_s`` and ``tombstone_s`` are those of the session settings, ``page_bytes_max`` of the store's.
     """
 
-    def __init__(self, transport: Transport, keys: Keys, ttl_s: float, tombstone_s: float) -> None:
+    def __init__(
+        self, transport: Transport, keys: Keys, ttl_s: float, tombstone_s: float, page_bytes_max: int = 8 << 20
+    ) -> None:
         self._transport = transport
         self._keys = keys
         self._ttl_ms = int(ttl_s * 1000)
         self._tombstone_ms = max(1, int(tombstone_s * 1000))
+        self._page_bytes_max = page_bytes_max
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
@@ -63,7 +66,8 @@ class RedisStore:
         except BaseException:
             await transport.aclose()
             raise
-        return cls(transport, keys, settings.session.ttl_s, settings.session.tombstone_s)
+        session = settings.session
+        return cls(transport, keys, session.ttl_s, session.tombstone_s, settings.store.page_bytes_max)
 
     async def claim(
         self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
@@ -89,7 +93,7 @@ class RedisStore:
         return await self._transport.call(scripts.delete(self._keys, key, turn_id, self._tombstone_ms))
 
     async def read(self, key: SessionKey, after: int, limit: int) -> ReadAnswer:
-        return await self._transport.call(scripts.read(self._keys, key, after, limit))
+        return await self._transport.call(scripts.read(self._keys, key, after, limit, self._page_bytes_max))
 
     async def aclose(self) -> None:
         await self._transport.aclose()

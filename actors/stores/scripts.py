@@ -212,7 +212,7 @@ def delete(keys: Keys, key: SessionKey, turn_id: str, tombstone_ms: int) -> Call
     return Call(SCRIPTS["delete"], keys.of_session(key), (turn_id, tombstone_ms, SCHEMA_VERSION), decode)
 
 
-def read(keys: Keys, key: SessionKey, after: int, limit: int) -> Call[ReadAnswer]:
+def read(keys: Keys, key: SessionKey, after: int, limit: int, bytes_max: int) -> Call[ReadAnswer]:
     """:meth:`actors.stores.base.SessionStore.read`."""
     assert after >= 0 and limit >= 0, "Turns count from 1."
 
@@ -226,7 +226,7 @@ def read(keys: Keys, key: SessionKey, after: int, limit: int) -> Call[ReadAnswer
                 return Missing()
         raise _strange("read", reply)
 
-    return Call(SCRIPTS["read"], keys.of_session(key), (after, limit), decode, loads=True)
+    return Call(SCRIPTS["read"], keys.of_session(key), (after, limit, bytes_max), decode, loads=True)
 
 
 _OK: Final = Ok()

@@ -175,6 +175,8 @@ def _frontend(settings: Settings, paths: Paths) -> str:
 frontend edge
     bind {_joined(edge.bind, edge.port)}
     maxconn {edge.connections_max}
+    # HTTP/1.1 alone, also for whoever begins with HTTP/2 unasked: only that is measured and tested.
+    option disable-h2-upgrade
     # The whole request, up to the buffer: for the id in its body, and to be able to repeat it.
     option http-buffer-request
     # Measured as hosts measure it (actors.listener), so that both refuse the same requests.
@@ -185,6 +187,8 @@ frontend edge
     http-request return {hidden} if {{ path,url_dec -m reg -i ^/+internal(/|$) }}
     http-request return {nobody} if {{ nbsrv({BACKEND}) eq 0 }}
 
+    # Nothing here speaks another protocol. A host refuses whoever asks for one; the edge only doesn't pass it on.
+    http-request del-header upgrade
     http-request del-header x-rehydra- -m beg
     http-request del-header x-request-timeout-seconds
     http-request del-header x-request-disconnect-disabled

@@ -22,6 +22,7 @@ from actors.stores.redis_membership import RedisMembership
 from actors.stores.redis_pipeline import Pipelines
 
 TTL_S = 3600.0
+PAGE_BYTES_MAX = 1 << 20
 TOMBSTONE_S = 60.0
 
 ANNA = HostRef("inc-anna", "slot-0", "10.0.0.1:7000")
@@ -52,7 +53,9 @@ class Lab(Protocol):
 
     kind: str
 
-    def store(self, ttl_s: float = TTL_S, tombstone_s: float = TOMBSTONE_S) -> SessionStore:
+    def store(
+        self, ttl_s: float = TTL_S, tombstone_s: float = TOMBSTONE_S, page_bytes_max: int = PAGE_BYTES_MAX
+    ) -> SessionStore:
         """A client of the one store behind this lab."""
         ...
 
@@ -103,9 +106,11 @@ class MemoryLab:
         self._store = MemoryStore(self.now_ms, TTL_S, TOMBSTONE_S)
         self._membership = MemoryMembership(self.now_ms)
 
-    def store(self, ttl_s: float = TTL_S, tombstone_s: float = TOMBSTONE_S) -> MemoryStore:
-        if (ttl_s, tombstone_s) != (TTL_S, TOMBSTONE_S):
-            self._store = MemoryStore(self.now_ms, ttl_s, tombstone_s)
+    def store(
+        self, ttl_s: float = TTL_S, tombstone_s: float = TOMBSTONE_S, page_bytes_max: int = PAGE_BYTES_MAX
+    ) -> MemoryStore:
+        if (ttl_s, tombstone_s, page_bytes_max) != (TTL_S, TOMBSTONE_S, PAGE_BYTES_MAX):
+            self._store = MemoryStore(self.now_ms, ttl_s, tombstone_s, page_bytes_max)
         return self._store
 
     def membership(self) -> MemoryMembership:
@@ -152,8 +157,10 @@ class RedisLab:
         self.stays_for_ever: set[str] = set()
         """Keys that the test itself has made permanent (``ttl_s`` 0)."""
 
-    def store(self, ttl_s: float = TTL_S, tombstone_s: float = TOMBSTONE_S) -> RedisStore:
-        store = RedisStore(Pipelines(self.settings), self.keys, ttl_s, tombstone_s)
+    def store(
+        self, ttl_s: float = TTL_S, tombstone_s: float = TOMBSTONE_S, page_bytes_max: int = PAGE_BYTES_MAX
+    ) -> RedisStore:
+        store = RedisStore(Pipelines(self.settings), self.keys, ttl_s, tombstone_s, page_bytes_max)
         self._stores.append(store)
         return store
 

@@ -47,6 +47,20 @@ async def test_pages_put_together_are_the_log(store: SessionStore) -> None:
     assert seen == talk.log
 
 
+@pytest.mark.parametrize(("bytes_max", "first"), [(1, 1), (2_500, 2), (25_000, 24), (1 << 20, 40)])
+async def test_a_page_ends_before_it_is_too_large_but_has_a_turn(lab: Lab, bytes_max: int, first: int) -> None:
+    """I6: bounded where it is made, so that nobody has to hold more."""
+    store = lab.store(page_bytes_max=bytes_max)
+    talk = await begin(store)
+    for number in range(40):
+        await talk.commit(f"k:{number}", message="x" * 900)
+    seen: list[int] = []
+    while isinstance(page := await store.read(talk.key, len(seen), 100), Turns) and page.turns:
+        assert page.turn_seq == 40 and abs(len(page.turns) - min(first, 40 - len(seen))) <= first // 8
+        seen += [turn.turn_seq for turn in page.turns]
+    assert seen == list(range(1, 41))
+
+
 async def test_reading_needs_no_lease_and_disturbs_none(store: SessionStore) -> None:
     talk = await begin(store, "a")
     await store.read(talk.key, 0, 10)

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -226,6 +227,26 @@ def test_what_can_not_run_says_why_in_one_line_and_leaves_nothing(
     assert word in failed.stderr
     assert "secret" not in failed.stderr + failed.stdout
     assert processes.marked(str(folder)) == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--port", "--dashboard-port"])
+def test_a_port_that_a_stranger_listens_on_is_named_in_one_line_and_nothing_is_left(
+    tmp_path: Path, option: str
+) -> None:
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        taken = stranger.getsockname()[1]
+        ports = {"--port": free_port(), "--dashboard-port": free_port()} | {option: taken}
+        options = [word for name, port in ports.items() for word in (name, str(port))]
+        refused = run("deploy/up", *options, "--data-dir", str(tmp_path / "new"))
+    assert refused.returncode == 2
+    told = (
+        f"deploy/up: Port {taken} of 127.0.0.1 can't be had (Address already in use); choose another with {option}.\n"
+    )
+    assert (refused.stderr, refused.stdout) == (told, "")
+    assert processes.marked(str(tmp_path)) == set()
     assert list(tmp_path.iterdir()) == []
 
 

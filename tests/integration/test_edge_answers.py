@@ -155,6 +155,14 @@ async def test_a_hosts_own_answers_pass_as_they_are(stack: Stack) -> None:
             problem(await connection.answer(), 404, "path-unknown", "not_done")
 
 
+@pytest.mark.parametrize("name", ["X-Session-Id", "Idempotency-Key", "If-Match"])
+async def test_a_header_that_comes_twice_is_refused_through_the_edge_too(stack: Stack, name: str) -> None:
+    async with host_behind(stack) as world:
+        twice = request_bytes("POST", "/chat", b'{"message": "m"}', (name, '"1"'), (name, '"1"'))
+        problem(await ask(stack.port, twice), 400, "bad-request", "not_done")
+        assert world.host.chats == []
+
+
 def test_every_page_of_haproxys_that_can_be_set_is_a_problem_document() -> None:
     lines = [line.split(None, 5) for line in own_answers().splitlines()]
     assert {int(words[2]) for words in lines} == {400, 408, 413, 500, 502, 503, 504}

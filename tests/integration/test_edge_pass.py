@@ -6,11 +6,14 @@ import asyncio
 import stat
 from pathlib import Path
 
+import pytest
+
 from actors.api_headers import edge_secret, internal_pass
 from tests.integration import test_edge
 from tests.integration.edge_backend import Backend
 from tests.integration.test_edge import Stack, backends
-from tests.runtime.api_world import serving
+from tests.integration.test_edge_answers import host_behind
+from tests.runtime.api_world import request_bytes, serving, wire
 
 run_dir, stack = test_edge.run_dir, test_edge.stack
 
@@ -50,3 +53,32 @@ async def test_trailers_and_forged_headers_reach_a_real_host_as_nothing(stack: S
         assert (hops, request.key.tenant) == (0, "-")
         # What the edge itself says is believed: its id of the request.
         assert len(request.turn_id) == len("r:") + 36
+
+
+HIDDEN = request_bytes("POST", "/chat", b'{"message": "hidden", "session_id": "theirs"}')
+UPGRADES = [("foo", "Upgrade"), ("h2c", "Upgrade, HTTP2-Settings"), ("websocket", "keep-alive, upgrade")]
+
+
+@pytest.mark.parametrize(("upgrade", "connection"), UPGRADES)
+async def test_a_body_is_a_body_whatever_protocol_its_head_asks_for(
+    stack: Stack, upgrade: str, connection: str
+) -> None:
+    asks = (("Connection", connection), ("Upgrade", upgrade), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="))
+    # Line ends between requests are skipped, so one of these would be found wherever a read happens to begin.
+    hidden = ((b"\r\n" * 5_000 + HIDDEN) * 40)[:390_000]
+    async with host_behind(stack) as world:
+        for body, status in ((b'{"message": "m", "session_id": "s"}', 200), (hidden, 400)):
+            async with wire(stack.port) as sent, asyncio.timeout(10):
+                await sent.send(request_bytes("POST", "/chat", body, *asks))
+                assert (await sent.answer()).status == status
+                # The connection is still in step: the next answer is the next request's own.
+                await sent.send(request_bytes("GET", "/healthz"))
+                assert (await sent.answer()).status == 200
+        assert [request.message for request, _ in world.host.chats] == ["m"]
+
+
+async def test_http_2_isnt_spoken_even_to_who_begins_with_it(stack: Stack) -> None:
+    empty_settings = b"\0\0\0\x04\0\0\0\0\0"
+    async with host_behind(stack), wire(stack.port) as sent, asyncio.timeout(10):
+        await sent.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+        assert (await sent.reader.read()).startswith(b"HTTP/1.1 4")

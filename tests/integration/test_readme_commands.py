@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,22 +24,31 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 RUN_S = 150.0
 
-ELSEWHERE = {
-    "tests/run": "what runs this very test (.ci/run)",
-    "tests/run unit": "a part of it",
-    "serve deploy deploy/serve.yaml": "tests/integration/test_serve_deploy.py",
-    "serve status": "tests/integration/test_serve_deploy.py",
-    "REHYDRA_EDGE__KIND=serve deploy/up": "tests/integration/test_both_ways_in.py",
-    "deploy/up --detach": "Person, for each deploy/up",
-    "deploy/down": "the fixture, and before the second deploy/up",
+ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "tests/run": (".ci/run", ("tests/run",)),
+    "tests/run unit": ("tests/run", ('"${1:-}" = unit', "tests/unit tests/runtime")),
+    "serve deploy deploy/serve.yaml": (
+        "tests/integration/test_serve_deploy.py",
+        ('ROOT / "deploy" / "serve.yaml"', 'cluster.serve, "deploy", cluster.config('),
+    ),
+    "serve status": ("tests/integration/test_serve_deploy.py", ('cluster.serve, "status"',)),
+    "REHYDRA_EDGE__KIND=serve deploy/up": (
+        "tests/integration/test_both_ways_in.py",
+        ('params=["haproxy", "serve"]', '"REHYDRA_EDGE__KIND": self.kind', 'way.run("deploy/up"'),
+    ),
 }
-"""Commands that another test runs, and which."""
+"""Commands that aren't typed here: the file that runs them, and the words by which it does."""
+PROGRAMS = r"(\.venv/bin/\S+|pip|python -m|serve|openssl|curl|kill|[A-Z_]+=\S+|deploy/\w+|tests/run) \S"
+ALONE = r"(deploy/(up|down)|tests/run)$"
 
 pytestmark = pytest.mark.timeout(3 * RUN_S)
 
 
+FENCED = re.compile(r"^ *(?:```|~~~)(.*?)\n(.*?)^ *(?:```|~~~)$", re.MULTILINE | re.DOTALL)
+
+
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [block for kind, block in FENCED.findall(README) if kind == language]
 
 
 def typed() -> list[str]:
@@ -47,10 +57,13 @@ def typed() -> list[str]:
     return [line for line in lines if line]
 
 
+def is_command(text: str) -> bool:
+    return re.match(PROGRAMS, text) is not None or re.match(ALONE, text) is not None
+
+
 def inline() -> list[str]:
     """Commands in running text and tables."""
-    programs = r"python -m (deploy|loadtest)|deploy/(up|down)\b|tests/run\b|serve (deploy|status)|openssl|\w+=\w+ "
-    return [command for command in re.findall(r"`([^`\n]+)`", README) if re.match(programs, command)]
+    return [quoted for quoted in re.findall(r"`([^`]+)`", FENCED.sub("", README)) if is_command(quoted)]
 
 
 class Person:
@@ -132,28 +145,47 @@ def write_example(folder: Path) -> None:
 
 
 def test_the_commands_in_the_text_work(person: Person) -> None:
-    short = {
-        "python -m loadtest.bench": " --start --replicas 2 --port {port} --seconds 1 --rounds 1",
-        "python -m loadtest.kill_hosts": " --port {port} --kills 1",
-        "python -m loadtest.fuzz_http": " --port {port} --cases 60",
+    # As written, and then less of it: the last of an option counts.
+    shorter = {
+        "python -m loadtest.bench": "--seconds 1 --rounds 1 --port {port}",
+        "python -m loadtest.kill_hosts": "--kills 1 --port {port}",
+        "python -m loadtest.fuzz_http": "--cases 60 --port {port}",
     }
     person.type("deploy/down")  # Two cores are enough for one stack.
     ran = set()
     for command in inline():
         module = " ".join(command.split()[:3])
-        if module in short:
-            if module not in ran:
-                person.type(module + short[module].format(port=free_port()))
+        if module in shorter:
+            person.type(f"{command} {shorter[module].format(port=free_port())}")
             ran.add(module)
-        elif command.startswith(("python -m deploy.settings", "openssl")):
+        elif command.startswith(("deploy/", "python -m deploy.settings", "openssl")) and command not in typed():
             assert person.type(command).strip()
         else:
-            assert command in ELSEWHERE or command in typed(), f"the README says `{command}`, and no test runs it"
-    assert ran == short.keys()
+            known = command in ELSEWHERE or command in typed() or command.startswith(PIP)
+            assert known, f"the README says `{command}`, and no test runs it"
+    assert ran == shorter.keys()
 
 
-def test_what_another_test_runs_is_run_by_that_test() -> None:
-    for command, where in ELSEWHERE.items():
-        assert command in README
-        if where.endswith(".py"):
-            assert all(word in (ROOT / where).read_text() for word in re.findall(r"deploy|status|KIND", command))
+PIP = ".venv/bin/pip install "
+
+
+def test_what_the_readme_installs_are_the_versions_that_are_tested() -> None:
+    """The tests' own environment has them: installing them again would say nothing."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    locked = (ROOT / "tests" / "requirements.lock").read_text().splitlines()
+    wanted = [word for command in inline() if command.startswith(PIP) for word in command.removeprefix(PIP).split()]
+    assert wanted == [pin for pin in extras["openai"] if pin.startswith("openai==")]
+    assert set(wanted) <= set(locked)
+
+
+def test_every_block_of_the_readme_is_one_that_the_tests_look_into() -> None:
+    assert {kind for kind, _ in FENCED.findall(README)} == {"sh", "python", ""}
+    drawn = [line.strip() for block in blocks("") for line in block.splitlines()]
+    assert [line for line in drawn if is_command(line)] == []
+
+
+def test_what_another_file_runs_is_run_by_that_file() -> None:
+    for command, (path, words) in ELSEWHERE.items():
+        assert command in typed() or command in inline(), command
+        text = (ROOT / path).read_text()
+        assert [word for word in words if word not in text] == [], command

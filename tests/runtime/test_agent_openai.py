@@ -135,9 +135,9 @@ def agent_of(model: Model, **more: Any) -> OpenAICompatible:
     return OpenAICompatible(Endpoint(base_url=model.url, api_key=SECRET, model="m", **more))  # type: ignore[call-arg]
 
 
-def conversation(turns: int = 0, attempt: int = 1) -> Conversation:
+def conversation(turns: int = 0) -> Conversation:
     past = [Turn(n, f"k:{n}", "", f"message {n}", f"reply {n}", None, 1, 0) for n in range(1, turns + 1)]
-    return Conversation(SessionKey("s"), past, b"", "and now?", None, "k:now", attempt)
+    return Conversation(SessionKey("s"), past, b"", "and now?", None, "k:now", 1)
 
 
 async def answer_of(
@@ -177,13 +177,30 @@ async def test_the_history_is_the_system_prompt_and_the_newest_turns_that_fit() 
         assert model.bodies[-1]["max_completion_tokens"] == 7
 
 
-async def test_a_busy_endpoint_is_asked_again_under_the_same_key_and_another_attempt_has_another() -> None:
+async def test_a_busy_endpoint_is_asked_again_under_the_same_key_and_a_turn_that_is_run_again_has_another() -> None:
     async with serving(refuses(429), refuses(503), hello) as model:
-        assert await answer_of(agent_of(model)) == "Hello, world"
-        await answer_of(agent_of(model), conversation(attempt=2))
+        agent = agent_of(model)
+        for _ in range(2):
+            assert await answer_of(agent, conversation()) == "Hello, world"
         keys = [headers["idempotency-key"] for headers in model.headers]
         assert keys[0] == keys[1] == keys[2] != keys[3]
         assert "now" not in keys[0]
+
+
+async def test_a_failure_that_the_endpoint_remembers_by_its_key_is_not_the_answer_to_a_repeat() -> None:
+    failed: set[str] = set()
+
+    async def once(model: Model, request: web.Request) -> web.StreamResponse:
+        key = request.headers["idempotency-key"]
+        if not failed or key in failed:
+            failed.add(key)
+            return await refuses(400)(model, request)
+        return await hello(model, request)
+
+    async with serving(once) as model:
+        with pytest.raises(AgentFailed, match="400"):
+            await answer_of(agent_of(model), conversation())
+        assert await answer_of(agent_of(model), conversation()) == "Hello, world"
 
 
 @pytest.mark.parametrize(("status", "requests"), [(500, 3), (429, 3), (401, 1), (400, 1)])
@@ -237,8 +254,9 @@ async def test_nobody_at_the_address_is_an_answer_too() -> None:
         await answer_of(agent_of(model, retries_max=0))
 
 
-async def test_at_its_deadline_the_endpoint_sees_the_connection_closed() -> None:
-    async with serving(hello_then_waits) as model:
+@pytest.mark.parametrize("handler", [silent, hello_then_waits])
+async def test_at_its_deadline_the_endpoint_sees_the_connection_closed(handler: Handler) -> None:
+    async with serving(handler) as model:
         with pytest.raises(AgentTimedOut):
             await answer_of(agent_of(model), deadline_s=0.3)
         async with asyncio.timeout(5.0):

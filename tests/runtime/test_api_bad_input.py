@@ -6,13 +6,19 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic_core import to_json
 
 from actors.agent import Agent, Conversation
 from actors.agents.echo import echo
-from tests.runtime.api_world import Raw, World, chat, request_bytes, wire
+from actors.api import batch_of
+from actors.api_request import parsed
+from actors.asgi import Message, read_body
+from actors.errors import TooLarge
+from tests.runtime.api_world import Raw, World, ask, chat, request_bytes, wire
 from tests.runtime.test_api_hosts import Cluster, all_turns, cluster
 
 LIMITS: dict[str, dict[str, Any]] = {
@@ -23,9 +29,15 @@ LIMITS: dict[str, dict[str, Any]] = {
 Header = tuple[str, str]
 
 
+async def counting(conversation: Conversation) -> str:
+    """An echo that keeps count in its state, and tells it when asked."""
+    turns = conversation.state["turns"] = conversation.state.get("turns", 0) + 1
+    return str(turns) if conversation.message == "count" else conversation.message
+
+
 @pytest.fixture
 async def hosts() -> AsyncIterator[Cluster]:
-    async with cluster(echo, LIMITS) as made:
+    async with cluster(counting, LIMITS) as made:
         await chat(made.one, {"message": "first", "session_id": "s"}, ("Idempotency-Key", "used"))
         yield made
 
@@ -40,10 +52,11 @@ def problem(answer: Raw, status: int, code: str) -> dict[str, Any]:
 
 
 async def unharmed(world: World, before: list[dict[str, Any]]) -> None:
-    """The session has the turns that it had, and takes the next one."""
+    """The session has the turns and the state that it had, and takes the next turn."""
     assert await all_turns(world, "s") == before
-    answer = await chat(world, {"message": "next", "session_id": "s"})
+    answer = await chat(world, {"message": "count", "session_id": "s"})
     assert (answer.status, answer.json["turn_seq"]) == (200, len(before) + 1)
+    assert answer.json["reply"] == str(len(before) + 1)
 
 
 def post(body: Any, *headers: Header) -> bytes:
@@ -52,6 +65,11 @@ def post(body: Any, *headers: Header) -> bytes:
 
 def to_s(*headers: Header, **more: Any) -> bytes:
     return post({"message": "m", "session_id": "s"} | more, *headers)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """So many objects and arrays within each other."""
+    return {"x": [nested(levels - 2)]} if levels > 2 else {"x": []} if levels == 2 else {}
 
 
 CHUNKED = ("Transfer-Encoding", "chunked")
@@ -67,6 +85,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "message a list": (to_s(message=["m"]), 400, "bad-request"),
     "stream a text": (to_s(stream="true"), 400, "bad-request"),
     "metadata a list": (to_s(metadata=[]), 400, "bad-request"),
+    "metadata too deep": (to_s(metadata=nested(129)), 400, "bad-request"),
     "session_id a number": (to_s(session_id=5), 400, "bad-request"),
     "message too long": (to_s(message="m" * 1_001), 413, "too-large"),
     "message too long in bytes": (to_s(message="é" * 501), 413, "too-large"),
@@ -76,6 +95,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
         413,
         "too-large",
     ),
+    "a length and chunks": (to_s(CHUNKED, ("Content-Length", "5")), 400, "bad-request"),
     "content-length too long": (post(b"", ("Content-Length", "9" * 15)), 413, "too-large"),
     "session id empty": (to_s(session_id=""), 400, "bad-request"),
     "session id of 129": (to_s(session_id="s" * 129), 400, "bad-request"),
@@ -83,9 +103,14 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "session id with a NUL": (to_s(session_id="s\x00"), 400, "bad-request"),
     "session id with a space": (to_s(session_id="s s"), 400, "bad-request"),
     "session id with braces": (to_s(session_id="{s}"), 400, "bad-request"),
+    "session id a dot": (to_s(session_id="."), 400, "bad-request"),
+    "session id two dots": (to_s(session_id=".."), 400, "bad-request"),
+    "session id a dot, in the path": (request_bytes("GET", "/sessions/."), 400, "bad-request"),
+    "session id two dots, in the path": (request_bytes("GET", "/sessions/%2E%2E"), 400, "bad-request"),
     "session id empty, as a header": (post({"message": "m"}, ("X-Session-Id", "")), 400, "bad-request"),
     "session id of 129, as a header": (post({"message": "m"}, ("X-Session-Id", "s" * 129)), 400, "bad-request"),
     "session id with braces, as a header": (post({"message": "m"}, ("X-Session-Id", "{s}")), 400, "bad-request"),
+    "session id with a space, as a header": (post({"message": "m"}, ("X-Session-Id", "s s")), 400, "bad-request"),
     "two ids that differ": (to_s(("X-Session-Id", "t")), 400, "bad-request"),
     "session id header repeated": (to_s(("X-Session-Id", "s"), ("X-Session-Id", "s")), 400, "bad-request"),
     "key repeated": (to_s(("Idempotency-Key", "k"), ("Idempotency-Key", "k")), 400, "bad-request"),
@@ -117,6 +142,11 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "a slow client": (post(b'{"message": "m", ', ("Content-Length", "400")), 408, "body-too-slow"),
     "a head too large": (to_s(("X-More", "x" * 30_000)), 431, "head-too-large"),
     "a path too long": (request_bytes("GET", "/sessions/" + "s" * 30_000), 414, "target-too-long"),
+    "another protocol": (
+        request_bytes("GET", "/sessions/s", None, ("Connection", "upgrade"), ("Upgrade", "websocket")),
+        400,
+        "bad-request",
+    ),
     "no HTTP": (b"POST /chat\r\n\r\n", 400, "bad-request"),
     "a session without a good name": (request_bytes("POST", "/sessions", b'{"session_id": "{s}"}'), 400, "bad-request"),
     "a session of two names": (
@@ -124,6 +154,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
         400,
         "bad-request",
     ),
+    "a session whose name is a number": (request_bytes("POST", "/sessions", b'{"session_id": 5}'), 400, "bad-request"),
     "a session of no JSON": (request_bytes("POST", "/sessions", b"s"), 400, "bad-request"),
     "unknown session": (request_bytes("GET", "/sessions/unknown"), 404, "session-unknown"),
     "turns of an unknown session": (request_bytes("GET", "/sessions/unknown/turns"), 404, "session-unknown"),
@@ -133,6 +164,9 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "limit 0": (request_bytes("GET", "/sessions/s/turns?limit=0"), 400, "bad-request"),
     "limit over the most": (request_bytes("GET", "/sessions/s/turns?limit=11"), 400, "bad-request"),
     "limit no number": (request_bytes("GET", "/sessions/s/turns?limit=ten"), 400, "bad-request"),
+    "limit with a point": (request_bytes("GET", "/sessions/s/turns?limit=1.0"), 400, "bad-request"),
+    "after with a line": (request_bytes("GET", "/sessions/s/turns?after=1_0"), 400, "bad-request"),
+    "after with a sign": (request_bytes("GET", "/sessions/s/turns?after=%2B1"), 400, "bad-request"),
     "after negative": (request_bytes("GET", "/sessions/s/turns?after=-1"), 400, "bad-request"),
     "after too high": (request_bytes("GET", "/sessions/s/turns?after=" + "9" * 20), 400, "bad-request"),
 }
@@ -169,6 +203,31 @@ async def test_a_key_on_another_session_is_another_turn(hosts: Cluster) -> None:
     answer = await chat(hosts.one, {"message": "elsewhere", "session_id": "t"}, ("Idempotency-Key", "used"))
     assert (answer.status, answer.json["turn_seq"], answer.json["replayed"]) == (200, 1, False)
     await unharmed(hosts.one, before)
+
+
+async def test_what_may_be_nested_deepest_is_kept_and_can_be_handed_over(hosts: Cluster) -> None:
+    deepest = nested(128)
+    answer = await chat(hosts.one, {"message": "m", "session_id": "s", "metadata": deepest})
+    assert answer.status == 200
+    assert (await all_turns(hosts.two, "s"))[-1]["metadata"] == deepest
+    turn = {"message": "m", "turn_id": "k:1", "metadata": deepest}
+    _, batch = batch_of(parsed(to_json({"session_id": "s", "tenant": "-", "batch": [turn]})))
+    assert batch[0].metadata == deepest
+
+
+@pytest.mark.parametrize("declared", ["", "+1", "\u00b2", "1_0", "9" * 5_000])
+async def test_a_length_that_is_no_number_is_no_length(declared: str) -> None:
+    async def nothing() -> Message:
+        raise AssertionError("nobody reads such a body")
+
+    with pytest.raises(TooLarge):
+        await read_body(nothing, declared, 4_000, 1.0)
+
+
+@pytest.mark.parametrize("session_id", ["...", ".a", "..a", "a.", "." * 128, "a" * 128])
+async def test_dots_in_a_session_id_are_no_harm(hosts: Cluster, session_id: str) -> None:
+    assert (await chat(hosts.one, {"message": "m", "session_id": session_id})).status == 200
+    assert (await ask(hosts.one, "GET", f"/sessions/{session_id}")).json["turn_seq"] == 1
 
 
 TEXTS = {
@@ -240,12 +299,28 @@ async def _big_state(conversation: Conversation) -> str:
     return "a reply"
 
 
+def _keeps(value: Any) -> Agent:
+    async def agent(conversation: Conversation) -> str:
+        conversation.state["x"] = value
+        return "a reply"
+
+    return agent
+
+
 BAD_AGENTS: dict[str, Agent] = {
     "yields 10 MB": _ten_megabytes,
     "yields bytes": _bytes,
     "changes its state to what isn't JSON": _no_json,
     "changes its state to a circle": _cycle,
     "has too large a state": _big_state,
+    "keeps a set": _keeps({1, 2}),
+    "keeps a tuple": _keeps((1, 2)),
+    "keeps bytes": _keeps(b"bytes"),
+    "keeps a time": _keeps(datetime(2026, 1, 1, tzinfo=UTC)),
+    "keeps numbers as keys": _keeps({1: 2}),
+    "keeps nothing as a key": _keeps({None: 1}),
+    "keeps no number": _keeps([float("nan")]),
+    "keeps a lone surrogate": _keeps("\ud800"),
 }
 
 
@@ -253,8 +328,9 @@ BAD_AGENTS: dict[str, Agent] = {
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_agent_that_does_what_it_must_not_fails_its_turn_and_no_more(kind: str, stream: bool) -> None:
     async def agent(conversation: Conversation) -> AsyncIterator[Any]:
+        good = await counting(conversation)
         if conversation.message != "bad":
-            yield conversation.message
+            yield good
             return
         answer: Any = BAD_AGENTS[kind](conversation)
         if hasattr(answer, "__aiter__"):

@@ -47,6 +47,12 @@ async def test_an_unchanged_session_is_not_told_again(world: World, path: str, t
     assert (answer.body == b"") == (status == 304)
 
 
+async def test_several_headers_of_tags_are_one_list(world: World) -> None:
+    tags = (("If-None-Match", '"4"'), ("If-None-Match", '"5"'))
+    for known in (tags, tags[::-1]):
+        assert (await ask(world, "GET", "/sessions/s", None, *known)).status == 304
+
+
 async def test_turns_come_in_pages(world: World) -> None:
     first = (await ask(world, "GET", "/sessions/s/turns?limit=2")).json
     assert [turn["turn_seq"] for turn in first["turns"]] == [1, 2]

@@ -59,6 +59,22 @@ async def test_the_accept_header_asks_for_a_stream_unless_the_body_says_otherwis
     assert refused.header("content-type") == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("accept", "streams"),
+    [
+        ("application/json, text/event-stream;q=0", False),
+        ("text/event-stream; q=0.000, */*", False),
+        ("text/event-stream;q=0.001", True),
+        ("Text/Event-Stream; charset=utf-8 , */*;q=0", True),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+async def test_who_refuses_a_stream_gets_none(world: World, accept: str, streams: bool) -> None:
+    answer = await chat(world, {"message": "m"}, ("Accept", accept))
+    assert (answer.header("content-type") == "text/event-stream") == streams
+
+
 async def test_a_replayed_turn_is_streamed_whole(world: World) -> None:
     first = await chat(world, STREAM, ("Idempotency-Key", "k"))
     answer = await chat(world, STREAM, ("Idempotency-Key", "k"))

@@ -271,6 +271,32 @@ async def test_what_comes_after_the_head_is_never_a_header(pieces: int) -> None:
         assert app.headers == [[(b"host", b"test"), (b"transfer-encoding", b"chunked")], [(b"host", b"test")]]
 
 
+HIDDEN = request_bytes("GET", "/hidden")
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(
+    "head",
+    [
+        request_bytes("POST", "/", None, ("Content-Length", str(len(HIDDEN))), ("Connection", "upgrade"), upgrade)
+        for upgrade in (("Upgrade", "foo"), ("Upgrade", "websocket"), ("Upgrade", "h2c"))
+    ],
+)
+async def test_what_comes_after_a_head_that_asks_for_another_protocol_is_never_a_request(
+    head: bytes, pieces: int
+) -> None:
+    app = App()
+    async with listening(app) as listener, wire(port_of(listener)) as connection, asyncio.timeout(5):
+        assert await served(connection)
+        for part in (head, HIDDEN) if pieces == 2 else (head + HIDDEN,):
+            await connection.send(part)
+            # So that they aren't read as one.
+            await asyncio.sleep(0.05)
+        problem(await connection.answer(), 400, "bad-request")
+        assert await connection.reader.read() == b""
+        assert len(app.headers) == 1
+
+
 @pytest.mark.parametrize(
     ("before", "endless"),
     [

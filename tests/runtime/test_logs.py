@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 import os
@@ -13,10 +15,11 @@ import pytest
 
 from actors.agent import Conversation
 from actors.errors import Misconfigured
-from actors.logs import OURS, JsonLines, write_logs
+from actors.logs import LIBRARIES, OURS, JsonLines, write_logs
 from actors.replica import HostLife
 from actors.settings import LogSettings
 from router.routing import HostView
+from tests.runtime.api_world import wire
 from tests.runtime.test_replica import chat, settings
 
 WORDS = "a secret of mine"
@@ -29,7 +32,7 @@ async def fails(conversation: Conversation) -> str:
 @pytest.fixture
 def restored() -> Iterator[None]:
     """This process' loggers are as before afterwards."""
-    loggers = [logging.getLogger(name) for name in OURS]
+    loggers = [logging.getLogger(name) for name in OURS + LIBRARIES]
     before = [(logger, logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
     yield
     for logger, level, propagate, handlers in before:
@@ -84,6 +87,41 @@ async def test_at_debug_an_exceptions_own_text_is_told(capsys: pytest.CaptureFix
     assert failed["text"] == f"can't answer {WORDS!r}"
     (turn,) = [line for line in lines if line["event"] == "turn"]
     assert (turn["end"], turn["outcome"]) == ("agent-failed", "not_done")
+
+
+@pytest.mark.usefixtures("restored")
+async def test_what_the_http_server_and_the_event_loop_complain_of_is_json_too_and_quotes_nobody(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def raises() -> None:
+        raise ValueError(WORDS)
+
+    write_logs(LogSettings(), "host")  # type: ignore[call-arg]
+    life = HostLife(settings(agent={"path": "actors.agents.echo:echo"}), HostView)
+    await life.start()
+    try:
+        async with wire(int(life.host.ref.address.rpartition(":")[2])) as connection:
+            await connection.send(f"{WORDS}\r\n\r\n".encode())
+            assert (await connection.answer()).status == 400
+        task = asyncio.create_task(raises())
+        await asyncio.wait((task,))
+        del task
+        gc.collect()
+    finally:
+        await life.end()
+    written = capsys.readouterr().err
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert [line["event"] for line in lines if line["logger"] == "uvicorn.error"] == ["Invalid HTTP request received."]
+    (raised,) = [line for line in lines if line["logger"] == "asyncio"]
+    assert (raised["event"], raised["exception"]) == ("Task exception was never retrieved", "ValueError")
+    assert WORDS not in written
+
+
+@pytest.mark.usefixtures("restored")
+def test_an_exception_that_quotes_no_text_is_a_line_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    write_logs(LogSettings(level="DEBUG"), "host")  # type: ignore[call-arg]
+    logging.getLogger("rehydra.x").error("failed", exc_info=ValueError("\ud800 and \u00e9"))
+    assert json.loads(capsys.readouterr().err)["text"] == "\ud800 and \u00e9"
 
 
 @pytest.mark.usefixtures("restored")

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from actors.errors import Misconfigured
+from actors.errors import Misconfigured, StoreUnavailable
 from actors.model import SessionKey
 from actors.replica import HostLife, SessionHost, end_s
 from actors.settings import Settings
@@ -93,7 +93,28 @@ async def test_a_host_whose_turn_never_ends_is_not_ready_and_an_idle_one_is() ->
         await life.end()
 
 
-async def test_a_host_whose_store_begins_to_evict_is_not_ready() -> None:
+async def test_who_asks_often_whether_a_host_is_ready_has_the_store_asked_once(
+    life: HostLife, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def look(_: Settings) -> str:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0)
+        return "unfit"
+
+    monkeypatch.setattr("actors.replica.unfit_store", look)
+    at_once = await asyncio.gather(*(life.not_ready() for _ in range(20)))
+    assert [*at_once, await life.not_ready()] == [["unfit"]] * 21
+    assert looks == 1
+    monkeypatch.setattr("actors.replica.FIT_S", 0.0)
+    await life.not_ready()
+    assert looks == 2
+
+
+async def test_a_host_whose_store_begins_to_evict_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.replica.FIT_S", 0.0)
     with Server("valkey") as server:
         life = HostLife(settings(store={"url": server.url}), HostView)
         await life.start()
@@ -109,6 +130,23 @@ async def test_a_host_whose_store_begins_to_evict_is_not_ready() -> None:
         finally:
             await client.aclose()
             await life.end()
+
+
+async def test_a_host_whose_beats_the_store_takes_no_more_is_not_ready_until_it_does(
+    life: HostLife, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(life._beats._store, "beat", away)
+        async with asyncio.timeout(5):
+            while not (reasons := await life.not_ready()):  # noqa: ASYNC110 - a limit passes, nothing happens
+                await asyncio.sleep(0.01)
+        assert reasons == ["The store hasn't accepted the host's beats lately."]
+    async with asyncio.timeout(5):
+        await life.view.wait_trusted()
+    assert not await life.not_ready()
 
 
 async def test_its_health_port_answers_beside_the_listener(life: HostLife) -> None:
@@ -156,7 +194,8 @@ async def test_a_host_that_found_no_slot_serves_as_a_spare(monkeypatch: pytest.M
     await life.start()
     try:
         assert life.host.ref.slot == ""
-        assert "The host has no slot on the ring." in await life.not_ready()
+        reasons = await life.not_ready()
+        assert {"The host has no slot on the ring.", "The ring is empty."} <= set(reasons)
         assert (await chat(life.host.ref.address, "s"))[0] == 200
     finally:
         await life.end()

@@ -200,10 +200,11 @@ def test_requests_that_wait_for_one_turn_are_bounded() -> None:  # I6
 
 def test_an_agent_that_raises_leaves_no_trace_and_the_session_goes_on() -> None:
     async def agent(conversation: Conversation) -> str:
-        conversation.state["touched"] = True
+        touched = conversation.state.get("touched", 0)
+        conversation.state["touched"] = touched + 1
         if conversation.message == "bad":
             raise ValueError("no")
-        return str(len(conversation.turns))
+        return f"{len(conversation.turns)} turns, touched {touched}"
 
     async def scenario() -> None:
         world = World(agent, settings())
@@ -211,8 +212,9 @@ def test_an_agent_that_raises_leaves_no_trace_and_the_session_goes_on() -> None:
         problem = (await ask(host, "bad")).problem
         assert isinstance(problem, AgentFailed) and problem.outcome is Outcome.NOT_DONE
         assert await world.log() == ()
-        assert (await ask(host, "good")).reply == "0"
+        assert (await ask(host, "good")).reply == "0 turns, touched 0"
         assert (await ask(host, "bad", "k:again")).problem.outcome is Outcome.NOT_DONE
+        assert (await ask(host, "good", "k:later")).reply == "1 turns, touched 1"
 
     in_virtual_time(scenario)
 

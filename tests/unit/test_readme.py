@@ -17,6 +17,15 @@ def test_the_settings_table_is_what_the_settings_print() -> None:
     assert between.split("<!-- end of settings -->")[0].strip() == markdown(Settings.load()).strip()
 
 
+def test_the_readme_goes_from_the_first_start_to_the_limits() -> None:
+    headings = re.findall(r"^##+ (.*)$", README, re.MULTILINE)
+    wanted = ("60 seconds", "Stream", "Kill", "Your own agent", "On a cluster", "Settings", "Known limits")
+    found = [heading for heading in headings if heading.startswith(wanted)]
+    assert [heading.startswith(start) for heading, start in zip(found, wanted, strict=True)] == [True] * len(wanted)
+    started = README.split("## 60 seconds")[1].split("### Stream")[0]
+    assert started.index("\ndeploy/up\n") < started.index("\ncurl -s localhost:8000/chat"), "run, then chat"
+
+
 def test_every_invariant_stands_with_tests_that_exist() -> None:
     rows = re.findall(r"^\| \*\*(I\d+)\*\* .*?\|(.*)\|$", README, re.MULTILINE)
     assert [name for name, _ in rows] == [f"I{number}" for number in range(1, 11)]

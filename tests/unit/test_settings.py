@@ -31,6 +31,10 @@ def line_of(name: str, shown: str) -> str:
         ({"http": {"bind": "0.0.0.0"}}, "edge.secret is the public default"),
         ({"session": {"idle": 5}}, "session.idle: There is no such setting."),
         ({"session": {"idle_s": -1}}, "session.idle_s: Input should be greater than 0"),
+        ({"agent": {"deadline_s": float("inf")}}, "agent.deadline_s: Input should be a finite number"),
+        ({"http": {"body_s": float("nan")}}, "http.body_s: Input should be a finite number"),
+        ({"session": {"ttl_s": 1e300}}, "session.ttl_s: Input should be less than or equal to"),
+        ({"session": {"tombstone_s": 1e300}}, "session.tombstone_s: Input should be less than or equal to"),
         ({"edge": {"secret": "no base64!"}}, "edge.secret"),
     ],
 )
