@@ -180,9 +180,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """``--rounds`` more rounds, and the verdict over all that are kept in ``--out``."""
     path = arguments.out / "rounds.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    async with Bare(
-        arguments.port, AGENT, HOSTS, fsync="everysec", groups={"session": {"activations_max": CLAIMS_MAX}}
-    ) as bare:
+    async with Bare(arguments.port, AGENT, HOSTS, fsync="everysec", groups=LIMITS) as bare:
         with contextlib.closing(Stampede(bare, arguments.sessions, arguments.seed)) as stampede:
             errors = await stampede.fill()
             for _ in range(arguments.rounds):
