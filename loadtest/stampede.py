@@ -3,12 +3,12 @@
     python -m loadtest.stampede [--sessions 20000] [--rounds 5] [--out .data/loadtest/stampede]
 
 On a deployment without Ray: every session gets three turns. A round, on whichever host is next: its sessions all get a
-turn there; then, for the *usual*, half of them are asked at a steady rate while sessions of the other hosts are asked
-at a rate of their own; then the host is killed, and the same load goes on: now each request for a moved session finds
-it on no host. Then another host takes the slot. Demanded:
+turn there; then, for the *usual*, nine in ten of them are asked at a steady rate, while sessions of the other hosts are
+asked at a rate of their own; then the host is killed, and the same load goes on: now each request for a moved session
+finds it on no host. Then another host takes the slot. Demanded:
 
 - loads are on demand: as many sessions are loaded (``LRANGE`` of the store, which claims and reads alone use) as moved
-  sessions were asked, and the other half of them stays where it is, in the store;
+  sessions were asked, and the others of them stay where they are, in the store;
 - no host ever loads more than ``session.activations_max`` at one time (by its own count);
 - the p99 of the sessions that were not moved, median over the rounds, is at most twice their usual; no errors.
 
@@ -106,7 +106,7 @@ class Stampede:
         slot = self._random.choice(sorted(hosts))
         victim = hosts.pop(slot)
         theirs, others = await self._resident(slot)
-        asked = self._random.sample(theirs, len(theirs) // 2)
+        asked = self._random.sample(theirs, len(theirs) * 9 // 10)
         usual, _ = await self._both(others, asked)
         before = await _loads(self._bare)
         victim.signal(signal.SIGKILL)
