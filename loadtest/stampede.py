@@ -127,10 +127,9 @@ class Stampede:
 
         A session that nobody has asked for since the last change of the ring may have moved unseen.
         """
+        await self._arrivals.all_at_once(self.sessions)
         theirs = [each for each in self.sessions if each.slot == slot]
-        others = self._random.sample([each for each in self.sessions if each.slot != slot], OTHERS)
-        await self._arrivals.all_at_once([*theirs, *others])
-        return [each for each in theirs if each.slot == slot], [each for each in others if each.slot != slot]
+        return theirs, self._random.sample([each for each in self.sessions if each.slot != slot], OTHERS)
 
     async def _both(self, others: Sequence[Session], asked: Sequence[Session]) -> tuple[Felt, Felt]:
         """The same load every time: each of ``asked`` once, and the others at their own rate meanwhile."""
