@@ -33,6 +33,8 @@ _TICK_S = 0.1
 """How often the loop proves that it runs."""
 _SPACING_S = 0.05
 """Least time between two beats, however many ask for one at once."""
+_SPARES_BEATS = 4
+"""How often a host without a slot beats in the interval of the others."""
 _HEALTH_PATIENCE_S = 1.0
 """How long a health check may take to ask."""
 _HEALTH_REQUEST_BYTES_MAX = 8_192
@@ -64,6 +66,8 @@ class Policy(Protocol):
     def known_ring_version(self) -> int: ...
     @property
     def state(self) -> HostState: ...
+    @property
+    def crowded_out(self) -> bool: ...
     def replied(self, reply: BeatReply, sent: float, received: float) -> Orders: ...
     def drain(self) -> None: ...
 
@@ -186,6 +190,12 @@ class Beats:
             self._first.clear()
             await self._first.wait()
 
+    async def wait_placed(self) -> None:
+        """Return once the host has a slot, or is known to be a spare because none is free."""
+        while self._policy.state is not HostState.SERVING and not self._policy.crowded_out:
+            self._first.clear()
+            await self._first.wait()
+
     def hurry(self) -> None:
         """Beat at once (but not more often than every 50 ms): somebody waits for news. Safe from any thread."""
         self._wake.set()
@@ -240,13 +250,18 @@ class Beats:
             if self.alive():
                 self._cycle()
             # An answer that took long is followed by the next beat at once, not after another interval.
-            due = max(due + self._settings.beat_interval_s, self._clock())
+            due = max(due + self._interval_s(), self._clock())
             if self._wake.wait(due - self._clock()):
                 due = self._clock()
             self._stopping.wait(max(0.0, started + _SPACING_S - self._clock()))
             self._wake.clear()
         self._guarded(lambda: self._store.leave(self._incarnation, gone=True))
         self._guarded(self._store.close)
+
+    def _interval_s(self) -> float:
+        # A spare inherits a slot between two beats, and its first requests are on their way then.
+        waits = self._policy.state is HostState.SPARE
+        return self._settings.beat_interval_s / (_SPARES_BEATS if waits else 1)
 
     def _cycle(self) -> None:
         if (orders := self._orders) is not None:

@@ -109,9 +109,13 @@ class HostLife:
     async def _wait_listed(self) -> None:
         try:
             async with asyncio.timeout(_JOIN_S):
-                await self._beats.wait_listed()
+                # Serve's own proxy hears of the slot once, after the start. The edge hears of every change.
+                by_edge = self.settings.edge.kind == "haproxy"
+                await (self._beats.wait_placed() if by_edge else self._beats.wait_listed())
         except TimeoutError:
-            log.warning("no place on the ring yet; this host waits as a spare")
+            log.warning("no word from the store yet on a place on the ring")
+        if not self.host.ref.slot:
+            log.warning("no slot is free; this host waits as a spare")
 
     # --- actors.service.Service -------------------------------------------------------------------------------------
 
