@@ -184,15 +184,9 @@ class Beats:
     def health_port(self) -> int:
         return self._health.port
 
-    async def wait_listed(self) -> None:
-        """Return once the host has a slot; for ever, if none falls free."""
-        while self._policy.state is not HostState.SERVING:
-            self._first.clear()
-            await self._first.wait()
-
-    async def wait_placed(self) -> None:
-        """Return once the host has a slot, or is known to be a spare because none is free."""
-        while self._policy.state is not HostState.SERVING and not self._policy.crowded_out:
+    async def wait_listed(self, *, or_spare: bool = False) -> None:
+        """Return once the host has a slot; ``or_spare``: or is known to have none. Otherwise that may be for ever."""
+        while self._policy.state is not HostState.SERVING and not (or_spare and self._policy.crowded_out):
             self._first.clear()
             await self._first.wait()
 
@@ -250,18 +244,15 @@ class Beats:
             if self.alive():
                 self._cycle()
             # An answer that took long is followed by the next beat at once, not after another interval.
-            due = max(due + self._interval_s(), self._clock())
+            # A spare inherits a slot between two beats, and then its first requests are on their way.
+            often = _SPARES_BEATS if self._policy.state is HostState.SPARE else 1
+            due = max(due + self._settings.beat_interval_s / often, self._clock())
             if self._wake.wait(due - self._clock()):
                 due = self._clock()
             self._stopping.wait(max(0.0, started + _SPACING_S - self._clock()))
             self._wake.clear()
         self._guarded(lambda: self._store.leave(self._incarnation, gone=True))
         self._guarded(self._store.close)
-
-    def _interval_s(self) -> float:
-        # A spare inherits a slot between two beats, and its first requests are on their way then.
-        waits = self._policy.state is HostState.SPARE
-        return self._settings.beat_interval_s / (_SPARES_BEATS if waits else 1)
 
     def _cycle(self) -> None:
         if (orders := self._orders) is not None:

@@ -110,8 +110,7 @@ class HostLife:
         try:
             async with asyncio.timeout(_JOIN_S):
                 # Serve's own proxy hears of the slot once, after the start. The edge hears of every change.
-                by_edge = self.settings.edge.kind == "haproxy"
-                await (self._beats.wait_placed() if by_edge else self._beats.wait_listed())
+                await self._beats.wait_listed(or_spare=self.settings.edge.kind == "haproxy")
         except TimeoutError:
             log.warning("no word from the store yet on a place on the ring")
         if not self.host.ref.slot:
@@ -228,6 +227,11 @@ class SessionHost:
             "weight": life.settings.ring.host_weight,
             "ring_version": life.view.table.ring_version,
         }
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve every ``metrics_interval_s`` where it autoscales: what ``deploy.autoscale`` decides by."""
+        stats = self._life.host.stats()
+        return {"resident": stats["resident"], "busy": stats["busy"]}
 
     async def check_health(self) -> None:
         """Called by Serve; raising has the replica replaced."""

@@ -51,7 +51,15 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     hosts = int(groups.pop("hosts", HOSTS))
     settings = load(groups)
     require_safe_on(_machines(), settings)
-    edge = _deployment(EdgeReplica, settings, name="Edge", num_replicas=1, ray_actor_options=ON_THE_HEAD)
+    edge = _deployment(
+        EdgeReplica,
+        settings,
+        name="Edge",
+        num_replicas=1,
+        ray_actor_options=ON_THE_HEAD,
+        # The new one first: it adopts HAProxy, which the last to end would take away with all that runs on it.
+        max_surge_percent=100,
+    )
     ingress = _deployment(serve.ingress()(SessionHost), settings, name="SessionHost", num_replicas=hosts)
     if settings.edge.kind == "serve":
         # Serve's own proxy is the way in: it asks the same ring.
