@@ -34,7 +34,7 @@ _TICK_S = 0.1
 _SPACING_S = 0.05
 """Least time between two beats, however many ask for one at once."""
 _SPARES_BEATS = 4
-"""How often a host without a slot beats in the interval of the others."""
+"""How often a host without a slot beats in others' interval: it inherits one, with its requests, between two beats."""
 _HEALTH_PATIENCE_S = 1.0
 """How long a health check may take to ask."""
 _HEALTH_REQUEST_BYTES_MAX = 8_192
@@ -244,7 +244,6 @@ class Beats:
             if self.alive():
                 self._cycle()
             # An answer that took long is followed by the next beat at once, not after another interval.
-            # A spare inherits a slot between two beats, and then its first requests are on their way.
             often = _SPARES_BEATS if self._policy.state is HostState.SPARE else 1
             due = max(due + self._settings.beat_interval_s / often, self._clock())
             if self._wake.wait(due - self._clock()):
