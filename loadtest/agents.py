@@ -55,3 +55,11 @@ async def witness(conversation: Any) -> AsyncIterator[str]:
 
 _stopped_in: set[str] = set()
 """Turns in which this process has stopped itself."""
+
+
+async def lasting(conversation: Any) -> AsyncIterator[str]:
+    """A word a second for ``metadata.over_s`` seconds, however long that is; then the message."""
+    for second in range(int((conversation.metadata or {}).get("over_s", 0))):
+        await asyncio.sleep(1.0)
+        yield f"{second} "
+    yield str(conversation.message)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,16 +40,26 @@ class Stack:
 
 @asynccontextmanager
 async def started(
-    port: int, hosts: int, agent: str, fsync: str = "always", dashboard_port: int = 0
+    port: int,
+    hosts: int,
+    agent: str,
+    fsync: str = "always",
+    dashboard_port: int = 0,
+    nodes: int = 0,
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Stack]:
-    """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start."""
+    """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start.
+
+    ``nodes``: Ray nodes that the hosts have to themselves. ``settings``: as in the environment.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rehydra-loadtest-"))
     where = ["--port", str(port), "--data-dir", str(folder)]
     options = ["--detach", "--replicas", str(hosts), "--agent", agent, "--fsync", fsync]
     options += ["--dashboard-port", str(dashboard_port)] if dashboard_port else []
     try:
         print(f"starting {hosts} hosts on port {port} ...", flush=True)
-        code, said = await _call(["deploy/up", *where, *options], UP_S)
+        options += ["--nodes", str(nodes)]
+        code, said = await _call(["deploy/up", *where, *options], UP_S, settings)
         if code:
             raise NotUp(f"deploy/up: exit code {code}\n{said}")
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -67,11 +78,12 @@ async def _end(where: list[str], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _call(command: list[str], wait_s: float) -> tuple[int, str]:
+async def _call(command: list[str], wait_s: float, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         str(ROOT / command[0]),
         *command[1:],
         cwd=ROOT,
+        env=os.environ | dict(environment or {}),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -22,7 +22,6 @@ LINES_MAX = 300
 LINES_OF = {
     "actors/host.py": 340,
     "actors/session.py": 390,
-    "actors/stores/scripts.py": 340,
     "tests/simulation/mutants.py": 560,
 }
 """Files over the limit. Tests may be half as long again: they are lists of cases, read one at a time."""

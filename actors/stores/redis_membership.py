@@ -10,7 +10,7 @@ from typing import Self
 
 from actors.model import BeatReply, HostState, Table
 from actors.settings import StoreSettings
-from actors.stores import scripts
+from actors.stores import membership_scripts as scripts
 from actors.stores.keys import Keys
 from actors.stores.redis_sync import SyncTransport
 

@@ -18,15 +18,10 @@ from typing import Any, Final, Generic, TypeVar
 from actors.errors import Misconfigured, StoreUnavailable
 from actors.model import (
     SCHEMA_VERSION,
-    Beat,
-    BeatReply,
     Checkpoint,
     HostRef,
-    HostState,
     Lease,
-    Member,
     SessionKey,
-    Table,
     Turn,
 )
 from actors.stores.base import (
@@ -49,7 +44,7 @@ from actors.stores.base import (
     Replayed,
     Turns,
 )
-from actors.stores.codec import decode_member, decode_turn, decode_turns, encode_member, encode_turn, newer_schema
+from actors.stores.codec import decode_turn, decode_turns, encode_turn, newer_schema
 from actors.stores.keys import Keys
 
 A = TypeVar("A")
@@ -57,8 +52,6 @@ Argument = bytes | str | int
 
 LUA_FOLDER: Final = Path(__file__).with_name("lua")
 _INCLUDE: Final = "-- include: "
-BEATS_KEEP_MS: Final = 600_000
-"""A host outside of the table that has been silent for this long is forgotten (its process was killed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,69 +255,6 @@ def _strange(name: str, reply: Any) -> StoreUnavailable:
     return StoreUnavailable(f"The script {name!r} gave an answer that isn't in its header: {reply[0]!r}.")
 
 
-# --- membership -------------------------------------------------------------------------------------------------
-
-
-def join(keys: Keys, incarnation: str, address: str, health_port: int, weight: int, slots_max: int) -> Call[Table]:
-    """:meth:`actors.stores.base.MembershipStore.join`."""
-    record = encode_member(Member("", incarnation, address, health_port, weight))
-    return Call(SCRIPTS["join"], _members(keys), (incarnation, record, slots_max), _table)
-
-
-def beat(keys: Keys, incarnation: str, address: str, state: HostState, known_ring_version: int) -> Call[BeatReply]:
-    """:meth:`actors.stores.base.MembershipStore.beat`."""
-
-    def decode(reply: Any) -> BeatReply:
-        ring_version, listed, beats, fields = reply
-        return BeatReply(
-            ring_version,
-            bool(listed),
-            {incarnation: _beat(line) for incarnation, line in _pairs(beats)},
-            None if ring_version == known_ring_version else _table((ring_version, fields)),
-        )
-
-    arguments = (incarnation, state.value, address, known_ring_version, BEATS_KEEP_MS)
-    return Call(SCRIPTS["beat"], _members(keys), arguments, decode)
-
-
-def leave(keys: Keys, incarnation: str, gone: bool) -> Call[Table]:
-    """:meth:`actors.stores.base.MembershipStore.leave`."""
-    return Call(SCRIPTS["leave"], _members(keys), (incarnation, int(gone)), _table)
-
-
-def evict(keys: Keys, slot: str, incarnation: str) -> Call[Table]:
-    """:meth:`actors.stores.base.MembershipStore.evict`."""
-    return Call(SCRIPTS["evict"], _members(keys), (slot, incarnation), _table)
-
-
-def table(keys: Keys) -> Call[Table]:
-    """:meth:`actors.stores.base.MembershipStore.table`."""
-    return Call(SCRIPTS["table"], _members(keys), (), _table)
-
-
-def _members(keys: Keys) -> tuple[str, str]:
-    return (keys.table, keys.beats)
-
-
-def _table(reply: Any) -> Table:
-    ring_version, fields = reply
-    members = {}
-    for name, value in _pairs(fields):
-        kind, _, slot = name.partition(":")
-        if kind == "slot":
-            members[slot] = decode_member(slot, value)
-    return Table(ring_version, members)
-
-
-def _beat(line: bytes) -> Beat:
-    counter, _, state, address = line.decode().split(" ", 3)
-    return Beat(int(counter), HostState(state), address)
-
-
-def _pairs(flat: Sequence[bytes]) -> list[tuple[str, bytes]]:
-    return [(name.decode(), value) for name, value in zip(flat[::2], flat[1::2], strict=True)]
-
-
 # --- the deployment ---------------------------------------------------------------------------------------------
 
 
@@ -340,4 +270,4 @@ def schema(keys: Keys) -> Call[None]:
                     f"The key {reply[1].decode()!r} in the store isn't Rehydra's: choose another store.prefix."
                 )
 
-    return Call(SCRIPTS["schema"], (keys.schema, *_members(keys)), (SCHEMA_VERSION,), decode)
+    return Call(SCRIPTS["schema"], (keys.schema, keys.table, keys.beats), (SCHEMA_VERSION,), decode)

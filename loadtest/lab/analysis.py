@@ -68,6 +68,10 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
     }
 
 
+STRIKES = ("kill_host", "freeze_host", "kill_node", "drain_node", "rolling_update")
+"""Whose victims' sessions move even if the edge's map stays as it is: another host may take the slot at once."""
+
+
 def slot_of(session: str, snapshot: Snapshot) -> str:
     return snapshot.slots[xxh32_intdigest(session.encode()) % 4096]
 
@@ -115,7 +119,7 @@ def moves(fault: Done, until: float, ops: Sequence[Op], snapshots: Sequence[Snap
         if later.slots[shard] != before.slots[shard]
     }
     sessions = {op.session for op in ops}
-    struck = {fault.slot} if fault.do in ("kill_host", "freeze_host") else set[str]()
+    struck = set(fault.slot.split(",")) if fault.do in STRIKES else set[str]()
     expected = {
         name for name in sessions if xxh32_intdigest(name.encode()) % 4096 in shards or slot_of(name, before) in struck
     }

@@ -205,7 +205,9 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{scenario.name}: the nemesis can't do {', '.join(sorted(missing))} yet.")
     arguments.out.mkdir(parents=True, exist_ok=True)
     messages = [said for talk in conversations(arguments.conversations) for said in talk.messages]
-    async with started(arguments.port, scenario.hosts, AGENT, scenario.fsync, arguments.port + 1) as stack:
+    async with started(
+        arguments.port, scenario.hosts, AGENT, scenario.fsync, arguments.port + 1, scenario.nodes, scenario.settings
+    ) as stack:
         return await experiment(stack, scenario, arguments.out, messages if arguments.conversations else [])
 
 

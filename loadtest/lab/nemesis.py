@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import psutil  # type: ignore[import-untyped]
 
 from loadtest.client import Unreadable
+from loadtest.lab import faults_ray
 from loadtest.lab.deployment import LOOK_S, Deployment, NotOurs, NotSo
 from loadtest.lab.scenario import Do, Fault, Scenario
 from loadtest.processes import alive
@@ -34,6 +35,9 @@ CARRIED_OUT = frozenset(
         Do.KILL_EDGE_REPLICA,
         Do.KILL_CONTROLLER,
         Do.KILL_HAPROXY,
+        Do.KILL_NODE,
+        Do.DRAIN_NODE,
+        Do.ROLLING_UPDATE,
     }
 )
 """What this nemesis can do; a scenario that wants another fault is refused before anything is started."""
@@ -41,7 +45,7 @@ CARRIED_OUT = frozenset(
 
 @dataclass(slots=True)
 class Done:
-    """One fault as it happened. ``slot``: the victim, ``*`` for everybody, empty for nobody's traffic."""
+    """One fault as it happened. ``slot``: the victims, ``*`` for everybody, empty for nobody's traffic."""
 
     do: Do
     at: float
@@ -179,3 +183,18 @@ class Nemesis:
     async def _kill_haproxy(self, fault: Fault, done: Done) -> None:
         self._strike(done, self._deployment.edge_pid(), signal.SIGKILL, "*")
         await self._until_gone(done)
+
+    async def _kill_node(self, _: Fault, done: Done) -> None:
+        self._struck(done, *await faults_ray.kill_node(self._deployment, self._random))
+
+    async def _drain_node(self, fault: Fault, done: Done) -> None:
+        self._struck(done, *await faults_ray.drain_node(self._deployment, self._random, fault.for_s))
+
+    async def _rolling_update(self, fault: Fault, done: Done) -> None:
+        # Any setting that means nothing here: what counts is that it differs from the last.
+        args = {"session": {"idle_s": 1000 + len(self.done)}}
+        options = {"max_surge_percent": fault.surge_percent}
+        self._struck(done, *await faults_ray.rolling_update(self._deployment, args, options))
+
+    def _struck(self, done: Done, at: float, pid: int, slots: list[str], seen: str) -> None:
+        done.at, done.pid, done.slot, done.seen = at, pid, ",".join(slots), seen

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
 
 
 class Do(StrEnum):
-    """The faults. ``SCALE`` alone is none: capacity is changed on purpose."""
+    """The faults. ``SCALE``, ``DRAIN_NODE`` and ``ROLLING_UPDATE`` are none: capacity is changed on purpose."""
 
     SCALE = "scale"
     KILL_HOST = "kill_host"
@@ -30,6 +30,7 @@ class Do(StrEnum):
     KILL_HAPROXY = "kill_haproxy"
     ROLLING_UPDATE = "rolling_update"
     KILL_NODE = "kill_node"
+    DRAIN_NODE = "drain_node"
     CUT_OFF_HOST = "cut_off_host"
 
 
@@ -43,7 +44,8 @@ class Fault(Strict):
     at_s: float = Field(ge=0)
     do: Do
     hosts: int | None = Field(default=None, ge=1, le=64, description="scale: how many there shall be")
-    for_s: float = Field(default=5.0, gt=0, le=120, description="freezes: until SIGCONT")
+    for_s: float = Field(default=5.0, gt=0, le=120, description="freezes: until SIGCONT; a drain: its deadline")
+    surge_percent: int = Field(default=0, ge=0, le=100, description="rolling_update: Serve's max_surge_percent")
 
     @model_validator(mode="after")
     def _scale_names_hosts(self) -> Self:
@@ -85,6 +87,8 @@ class Scenario(Strict):
     name: str
     about: str
     hosts: int = Field(default=3, ge=1, le=64)
+    nodes: int = Field(default=0, ge=0, le=16, description="Ray nodes that the hosts have to themselves")
+    settings: dict[str, str] = Field(default={}, description="Rehydra's, by their names in the environment")
     for_s: float = Field(gt=0, le=3600)
     fsync: str = Field(default="always", pattern="^(always|everysec)$")
     seed: int = 1

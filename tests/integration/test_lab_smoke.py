@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("scenario", ["scale_down", "kill_host", "freeze_host", "redis_restart"])
+@pytest.mark.parametrize("scenario", ["scale_down", "kill_host", "freeze_host", "redis_restart", "kill_node"])
 async def test_a_short_experiment_has_its_faults_its_verdict_and_no_violation(scenario: str, tmp_path: Path) -> None:
     command = [str(ROOT / "loadtest/run"), scenario, "--smoke", "--out", str(tmp_path), "--port", str(free_port())]
     run = await asyncio.create_subprocess_exec(
