@@ -78,8 +78,8 @@ class Api:
             return
         body_s = self._service.settings.http.body_s
         body = await read_body(receive, headers.get(b"content-length"), self._batch_bytes_max, body_s)
-        key, batch = batch_of(parsed(body))
-        await self._service.host.accept_batch(key, batch)
+        key, batch, under = batch_of(parsed(body))
+        await self._service.host.accept_batch(key, batch, under)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -104,11 +104,13 @@ def _headless(send: Send) -> Send:
     return without_body
 
 
-def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest]]:
-    """The turns of a ``/internal/hand-off``. BadRequest if another program speaks."""
+def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest], int]:
+    """The turns of a ``/internal/hand-off``, and the epoch that they are for. BadRequest if another program speaks."""
     try:
+        if not isinstance(under := document["under"], int):
+            raise TypeError(f"{under!r} is no epoch")
         key = SessionKey(session_id_checked(document["session_id"]), str(document["tenant"]))
-        return key, [_turn_of(key, entry) for entry in document["batch"]]
+        return key, [_turn_of(key, entry) for entry in document["batch"]], under
     except (KeyError, TypeError, AttributeError) as error:
         raise BadRequest(f"This isn't a batch of turns: {error!r}.") from error
 

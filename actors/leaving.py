@@ -20,14 +20,15 @@ from actors.transcript import Transcript
 log = logging.getLogger("rehydra.session")
 
 
-async def give(home: Home, key: SessionKey, to: HostRef, tickets: Sequence[Ticket]) -> bool:
-    """Hand the waiting turns over as one ordered batch. True: ``to`` has them. False: it may have them or not."""
+async def give(home: Home, key: SessionKey, to: HostRef, tickets: Sequence[Ticket], under: int) -> bool:
+    """Hand the waiting turns over as one ordered batch, for the epoch ``under``. True: ``to`` has them. False: it may
+    have them or not."""
     if not tickets:
         return True
     for ticket in tickets:
         ticket.shared = True
     try:
-        return await home.peers.hand_off(to, key, [ticket.request for ticket in tickets])
+        return await home.peers.hand_off(to, key, [ticket.request for ticket in tickets], under)
     except Exception:
         # The tickets must still get their end.
         log.exception("hand-off failed", extra={"session": str(key), "to": to.address})

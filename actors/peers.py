@@ -148,10 +148,11 @@ class HttpPeers:
 
     # --- handing over -----------------------------------------------------------------------------------------------
 
-    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
+    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
         """See ``ports.Peers``."""
         headers = {**self._internal, "x-rehydra-to": to.incarnation}
-        document = {"session_id": key.session_id, "tenant": key.tenant, "batch": [_entry(turn) for turn in batch]}
+        entries = [_entry(turn) for turn in batch]
+        document = {"session_id": key.session_id, "tenant": key.tenant, "under": under, "batch": entries}
         try:
             async with asyncio.timeout(self._hand_off_s):
                 response = await self._post(f"http://{to.address}/internal/hand-off", headers, to_json(document))

@@ -21,7 +21,7 @@ PRODUCT = ("actors", "router", "deploy", "loadtest")
 LINES_MAX = 300
 LINES_OF = {
     "actors/host.py": 340,
-    "actors/session.py": 390,
+    "actors/session.py": 396,
     "actors/stores/scripts.py": 340,
     "tests/simulation/mutants.py": 560,
 }

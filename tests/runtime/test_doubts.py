@@ -49,8 +49,8 @@ def test_a_turn_whose_batch_may_have_arrived_is_not_called_not_done() -> None:  
         wire = world.wires["a"]
         deliver = wire.hand_off
 
-        async def lose_the_answer(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
-            await deliver(to, key, batch)
+        async def lose_the_answer(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
+            await deliver(to, key, batch, under)
             return False
 
         wire.hand_off = lose_the_answer  # type: ignore[method-assign]
@@ -60,6 +60,52 @@ def test_a_turn_whose_batch_may_have_arrived_is_not_called_not_done() -> None:  
         problem = (await failing).problem
         assert wire.batches == [("b", ["k:fail"])]
         assert isinstance(problem, AgentFailed) and problem.outcome is Outcome.UNKNOWN
+
+    in_virtual_time(scenario)
+
+
+def test_a_batch_whose_sender_has_gone_on_without_it_is_run_by_nobody() -> None:  # I10
+    """b has it, and a doesn't know. c gets it as well, and the lease, and calls the turn not done, which is true."""
+
+    async def scenario() -> None:
+        gate = Failing()
+        world = World(gate, settings())
+        hosts = {name: world.host(name) for name in "abc"}
+        wire = world.wires["a"]
+        deliver = wire.hand_off
+
+        async def lose_one_answer(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
+            return await deliver(to, key, batch, under) and to.incarnation != "b"
+
+        wire.hand_off = lose_one_answer  # type: ignore[method-assign]
+        _, second, failing = await waiting(world, gate, "1", "2", "fail")
+        world.move_to("b")
+        gate.open("1")
+        await world.until(lambda: gate.running == ["2"])
+        world.move_to("c")
+        gate.open("2", "fail")
+        assert (await second).turn_seq == 2
+        assert (await failing).problem.outcome is Outcome.NOT_DONE
+        assert wire.batches == [("b", ["k:2", "k:fail"]), ("c", ["k:fail"])]
+        assert hosts["b"].stats()["resident"] == 1
+        world.move_to("b")
+        gate.open("3")
+        assert (await ask(hosts["b"], "3")).turn_seq == 3
+        assert gate.started == ["1", "2", "fail", "3"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_batch_that_comes_late_is_not_run() -> None:  # I10
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        a = world.host("a")
+        await ask(a, "1")
+        epoch = (await world.log())[0].epoch
+        await a.accept_batch(KEY, [request("late")], epoch - 1)
+        await a.accept_batch(KEY, [request("in time")], epoch)
+        assert (await ask(a, "2")).turn_seq == 3
+        assert [turn.message for turn in await world.log()] == ["1", "in time", "2"]
 
     in_virtual_time(scenario)
 
@@ -87,10 +133,10 @@ def test_what_arrives_while_a_batch_is_on_its_way_is_handed_over_behind_it() -> 
         deliver, pass_on = wire.hand_off, wire.pass_on
         sent, arrive = asyncio.Event(), asyncio.Event()
 
-        async def slow_batch(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
+        async def slow_batch(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
             sent.set()
             await arrive.wait()
-            return await deliver(to, key, batch)
+            return await deliver(to, key, batch, under)
 
         async def slow_way(to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> Passed:
             await asyncio.sleep(0.5 if request.message == "3" else 0)

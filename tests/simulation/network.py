@@ -297,14 +297,14 @@ class SimPeers:
         finally:
             exchange.close()
 
-    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
+    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
         requests, network = tuple(batch), self._network
         number = network.loop.number()
 
         async def accept(server: SimProcess) -> None:
             for request in requests:
                 network.history.add(Arrived(server.name, key, request.turn_id, "batch", batch=number))
-            await server.host.accept_batch(key, requests)
+            await server.host.accept_batch(key, requests, under)
 
         try:
             async with asyncio.timeout(HAND_OFF_TIMEOUT_S):
