@@ -88,8 +88,8 @@ class Api:
 
     async def _take_batch(self, document: dict[str, Any]) -> None:
         """Waiting turns of a session, from the host that had it."""
-        key, batch = batch_of(document)
-        await self._service.host.accept_batch(key, batch)
+        key, batch, under = batch_of(document)
+        await self._service.host.accept_batch(key, batch, under)
 
     async def _take_deletion(self, document: dict[str, Any]) -> None:
         """The host that deleted a session says so to its holder."""
@@ -124,11 +124,13 @@ def key_of(document: dict[str, Any]) -> SessionKey:
         raise BadRequest(f"This names no session: {error!r}.") from error
 
 
-def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest]]:
-    """The turns of a ``/internal/hand-off``. BadRequest if another program speaks."""
+def batch_of(document: dict[str, Any]) -> tuple[SessionKey, list[TurnRequest], int]:
+    """The turns of a ``/internal/hand-off``, and the epoch that they are for. BadRequest if another program speaks."""
     key = key_of(document)
     try:
-        return key, [_turn_of(key, entry) for entry in document["batch"]]
+        if not isinstance(under := document["under"], int):
+            raise TypeError(f"{under!r} is no epoch")
+        return key, [_turn_of(key, entry) for entry in document["batch"]], under
     except (KeyError, TypeError, AttributeError) as error:
         raise BadRequest(f"This isn't a batch of turns: {error!r}.") from error
 

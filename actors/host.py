@@ -143,10 +143,11 @@ class Host:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2 + 0.01, 0.5)
 
-    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest]) -> None:
-        """Another host hands waiting turns over. They go before this host's own arrivals; its release follows."""
+    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> None:
+        """Another host hands waiting turns over, for the epoch ``under``. They go before this host's own arrivals; its
+        release follows."""
         activation = self._residents.get(key) or self._activate(key)
-        activation.accept_batch(batch, self._loop.time() + self.settings.session.handoff_wait_s)
+        activation.accept_batch(batch, under, self._loop.time() + self.settings.session.handoff_wait_s)
 
     async def delete(self, key: SessionKey, turn_id: str) -> None:
         """Delete the session, whoever holds it. SessionUnknown, or StoreUnavailable if it stays unknown."""

@@ -21,15 +21,18 @@ from actors.transcript import Transcript
 log = logging.getLogger("rehydra.session")
 
 
-async def give(home: Home, key: SessionKey, to: HostRef, tickets: Sequence[Ticket], named_by: int = -1) -> bool:
-    """Hand the waiting turns over as one ordered batch. True: ``to`` has them. False: it may have them or not.
-    ``named_by``: the ring_version that names it as the owner; -1 if a lease does."""
+async def give(
+    home: Home, key: SessionKey, to: HostRef, tickets: Sequence[Ticket], under: int, named_by: int = -1
+) -> bool:
+    """Hand the waiting turns over as one ordered batch, for the epoch ``under``. True: ``to`` has them. False: it may
+    have them or not. ``named_by``: the ring_version that names it as the owner; -1 if a lease does."""
     if not tickets:
         return True
     for ticket in tickets:
         ticket.shared = True
     try:
-        return await home.peers.hand_off(to, key, [replace(ticket.request, named_by=named_by) for ticket in tickets])
+        batch = [replace(ticket.request, named_by=named_by) for ticket in tickets]
+        return await home.peers.hand_off(to, key, batch, under)
     except Exception:
         # The tickets must still get their end.
         log.exception("hand-off failed", extra={"session": str(key), "to": to.address})

@@ -143,9 +143,9 @@ class HttpPeers:
 
     # --- handing over -----------------------------------------------------------------------------------------------
 
-    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
+    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
         """See ``ports.Peers``."""
-        return await self._tell(to, "hand-off", key, batch=[_entry(turn) for turn in batch])
+        return await self._tell(to, "hand-off", key, under=under, batch=[_entry(turn) for turn in batch])
 
     async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:
         """See ``ports.Peers``."""

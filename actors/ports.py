@@ -83,8 +83,9 @@ class Peers(Protocol):
         """Have ``to`` serve the request and hand its answer through, deltas included. ``hops`` counts this one."""
         ...
 
-    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
-        """Give ``to`` the waiting turns, in order. True: it has them. False: it may or may not have them."""
+    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
+        """Give ``to`` the waiting turns, in order, to be run under the epoch ``under`` and no other. True: it has them.
+        False: it may or may not have them."""
         ...
 
     async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from actors.claiming import claim
 from actors.errors import (
@@ -105,9 +105,11 @@ class Activation:
         self.mailbox.put_first(entries)
         self.wake()
 
-    def accept_batch(self, batch: Iterable[TurnRequest], wait_until: float) -> None:
-        """Turns that another host hands over, before this host's own arrivals. Its release is still to come."""
-        batch = list(batch)
+    def accept_batch(self, batch: Sequence[TurnRequest], under: int, wait_until: float) -> None:
+        """Turns that another host hands over, before this host's own arrivals. Its release is still to come. A batch
+        for another epoch than this activation's is one whose sender has gone on without it."""
+        if self._standing is not None and self._standing.lease.epoch != under:
+            return
         self.named_by = max([self.named_by, *(request.named_by for request in batch)])
         fresh = [
             (request.turn_id, Ticket(request, self))
@@ -116,7 +118,7 @@ class Activation:
         ]
         self.mailbox.put_first(fresh)
         for turn_id, ticket in fresh:
-            (self.mailbox.find(turn_id) or ticket).handed_over = True
+            (self.mailbox.find(turn_id) or ticket).handed_over = under
         if self.phase is Phase.ACTIVATING:
             self.batch_until = wait_until
         self.wake()
@@ -217,6 +219,8 @@ class Activation:
         self._standing = Standing(self._home, self.key, grant.lease, lapses)
         self._runner = TurnRunner(self._home, self.key, self._standing, self.transcript, grant)
         self.transcript.load(grant.checkpoint)
+        epoch = grant.lease.epoch
+        self.mailbox.keep(lambda ticket: ticket.handed_over in (0, epoch) or ticket.attached > 0)
 
     def _leave_to(self, held: Held) -> None:
         """A live host holds the lease and is never robbed: whoever waits here is passed on to it."""
@@ -290,9 +294,9 @@ class Activation:
         self.reason = Reason.FENCED
         self._home.forget(self, Reason.FENCED)
         await read_disconnects()
-        waiting = [entry for entry in [ticket, *self.mailbox.take_all()] if entry.wanted]
+        waiting = [entry for entry in [ticket, *self.mailbox.take_all()] if entry.attached]
         # As one batch, so that they keep their order at the holder; if that fails they are passed on one by one.
-        await give(self._home, self.key, holder, waiting)
+        await give(self._home, self.key, holder, waiting, fenced.epoch)
         for entry in waiting:
             entry.finish(Elsewhere(holder))
         self._move(Event.END)
@@ -338,9 +342,11 @@ class Activation:
         owner = self._home.must_move(self.key)
         if owner is None:
             return
+        assert self._standing is not None, self.phase
+        under = self._standing.lease.epoch + 1
         for _ in range(BATCH_TRIES):
             batch = list(self.mailbox)
-            if not await give(self._home, self.key, owner, batch, self._home.placement.ring_version):
+            if not await give(self._home, self.key, owner, batch, under, self._home.placement.ring_version):
                 # It may have them or not. We still hold the lease, so we go on; if it has them, it will find
                 # these turn ids in the log when it gets the lease (I3).
                 return

@@ -56,8 +56,9 @@ class Ticket:
         """How often its turn was run anew because its commit stayed unknown."""
         self.shared = False
         """Another host has, or may have, this turn too: what happens here no longer tells that it isn't done."""
-        self.handed_over = False
-        """It came in a batch: a holder has accepted it, and its requesters are still on their way here."""
+        self.handed_over = 0
+        """It came in a batch, to be run under this epoch: a holder has accepted it, and its requesters are still on
+        their way here. Under any later epoch they may have had another answer (I10). 0: they are here, or have been."""
         self.epoch = 0
         """Epoch of the running attempt; 0 while none runs."""
         self.generation = 0
@@ -70,12 +71,12 @@ class Ticket:
     @property
     def wanted(self) -> bool:
         """Whether somebody waits for it, or is about to."""
-        return self.attached > 0 or self.handed_over
+        return self.attached > 0 or self.handed_over > 0
 
     def attach(self) -> None:
         """One more request of this host waits for it."""
         self.attached += 1
-        self.handed_over = False
+        self.handed_over = 0
 
     def detach(self) -> None:
         """A request has its answer, or has gone; the turn goes on."""

@@ -5,7 +5,8 @@
 
 Rounds of ``generator``, then every session's log is asked for its length, so that each counted turn is known to be
 committed. The generator runs on the same machine: its own CPU is part of the report, and so is what others took, who
-have nothing to do with it; a round in which they took much says little. Exit code 1 on any error.
+have nothing to do with it; a round in which they took much says little. Exit code 1 on any error, and if the median
+of the rounds stays below ``--at-least``.
 With ``--redis`` (or ``--start``) Redis' own counters say how many calls one turn cost; see ``redis_counts``.
 """
 
@@ -92,6 +93,14 @@ async def _deployment(arguments: argparse.Namespace) -> AsyncIterator[tuple[str,
         yield stack.url, arguments.redis or stack.redis_url, str(stack.folder)
 
 
+def too_slow(result: dict[str, Any], at_least: float) -> bool:
+    """Whether the median stays below ``at_least`` turns/s; says so."""
+    reached = float(result["turns_per_s"]["median"])
+    if reached < at_least:
+        print(f"bench: {reached:.0f} turns/s; at least {at_least:.0f} were asked for", file=sys.stderr)
+    return reached < at_least
+
+
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All rounds; prints a line for each."""
     rounds, wrong = [], list[str]()
@@ -121,13 +130,14 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=2, help="with --start")
     parser.add_argument("--agent", default="actors.agents.echo:echo", help="with --start")
     parser.add_argument("--fsync", default="everysec", help="with --start: Redis' appendfsync")
+    parser.add_argument("--at-least", type=float, default=0.0, help="turns/s that the median of the rounds must reach")
     arguments = parser.parse_args()
     result = uvloop.run(run(arguments))
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")
-    return 1 if result["errors"] else 0
+    return 1 if result["errors"] or too_slow(result, arguments.at_least) else 0
 
 
 if __name__ == "__main__":

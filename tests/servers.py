@@ -1,5 +1,7 @@
 """Real Redis servers for tests: started in 50 ms on a free port, in a folder of their own, and surely ended.
 
+When one is stopped, every key on it must have an expiry or stand on the product's list of those that may stay.
+
 A server dies with the process that started it, also when that is killed (PR_SET_PDEATHSIG on Linux). Every server that
 is started here is ended by its pid; nothing else is touched.
 """
@@ -20,7 +22,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import redis
+
+from actors.stores.keys import Keys
 
 START_S = 10.0
 _PR_SET_PDEATHSIG = 1
@@ -77,6 +83,22 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+_PERMANENT = tuple(Keys("").permanent())
+"""How the names of the keys that may stay end, whatever stands before them."""
+LOOK_S = 10.0
+
+
+def leaked(client: redis.Redis, match: str = "*", stays: frozenset[str] | set[str] = frozenset()) -> list[str]:
+    """The keys that would stay for ever, and neither are meant to nor are among those that the test wants to stay."""
+    names = [name.decode() for name in client.scan_iter(match, count=1000)]
+    pipeline = client.pipeline(transaction=False)
+    for name in names:
+        pipeline.ttl(name)
+    expiries: list[Any] = pipeline.execute()
+    alone = [name for name, ttl in zip(names, expiries, strict=True) if ttl == -1 and name not in stays]
+    return sorted(name for name in alone if not name.endswith(_PERMANENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,21 +195,39 @@ class Server:
         os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it and delete its folder. Idempotent."""
+        """End it and delete its folder. AssertionError, after that, if it lived and a key has leaked. Idempotent."""
+        try:
+            left = self._leaked()
+        finally:
+            self._end()
+        assert not left, f"Keys without an expiry that aren't on the permanent list: {left}"
+
+    def _end(self) -> None:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _leaked(self) -> list[str]:
+        if self._process is None or self._process.poll() is not None:
+            return []
+        self.thaw()
+        with redis.Redis(port=self.port, password=self._password or None, socket_timeout=LOOK_S) as client:
+            return leaked(client)
 
     def __enter__(self) -> Self:
         try:
             return self.start()
         except BaseException:
-            self.stop()
+            self._end()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        # A test that has failed tells of that, and not of the keys that it could no longer clear away.
+        if error is None:
+            self.stop()
+        else:
+            self._end()
 
     def _log(self) -> Path:
         return self._folder / "server.log"

@@ -21,7 +21,7 @@ PRODUCT = ("actors", "router", "deploy", "loadtest")
 LINES_MAX = 300
 LINES_OF = {
     "actors/host.py": 340,
-    "actors/session.py": 390,
+    "actors/session.py": 400,
     "tests/simulation/mutants.py": 560,
 }
 """Files over the limit. Tests may be half as long again: they are lists of cases, read one at a time."""

@@ -20,6 +20,7 @@ from actors.stores.memory_membership import MemoryMembership
 from actors.stores.redis import RedisStore
 from actors.stores.redis_membership import RedisMembership
 from actors.stores.redis_pipeline import Pipelines
+from tests.servers import leaked
 
 TTL_S = 3600.0
 PAGE_BYTES_MAX = 1 << 20
@@ -208,9 +209,7 @@ class RedisLab:
 
     def leaked(self) -> list[str]:
         """Keys of this lab that neither expire nor stand on the list of the permanent ones."""
-        allowed = self.keys.permanent() | self.stays_for_ever
-        names = [name.decode() for name in self.client.scan_iter(f"{self.settings.prefix}:*", count=1000)]
-        return [name for name in names if self.client.ttl(name) == -1 and name not in allowed]
+        return leaked(self.client, f"{self.settings.prefix}:*", self.stays_for_ever)
 
     def sweep(self) -> None:
         """Delete all keys of this lab."""

@@ -33,6 +33,10 @@ from tests.servers import free_port
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 100.0
 """How long a start may take on a machine that is busy with other things; alone it takes 13 s on two cores."""
+SECOND_START_S = 30.0
+"""What is promised for a start on a folder with talks, on a machine that does nothing else."""
+GONE_S = 2.0
+"""How long a stack outlives its killed supervisor, at most: 0.13-0.17 s alone, 0.84 s beside a load of 8."""
 
 pytestmark = pytest.mark.timeout(4 * START_S)
 
@@ -171,14 +175,15 @@ def test_a_stack_that_was_killed_takes_everything_along_but_the_talks(stack: Sta
     assert {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= {processes.command(found.pid) for found in everything}
     os.kill(stack.folder.state()["pid"], signal.SIGKILL)
     # Nobody need be called for that: the kernel tells Redis and the keeper of the cluster.
-    assert processes.wait_gone(everything, 10.0) == set()
+    assert processes.wait_gone(everything, GONE_S) == set()
     assert stack.down().returncode == 0
     assert stack.left() == []
     assert not stack.folder.short.exists()
     seconds = float(stack.up().partition(" s  Rehydra is up")[0].splitlines()[-1])
     answer = stack.say("dora", "What is my name?")
     assert (answer["turn_seq"], "Dora" in answer["reply"]) == (said + 1, True)
-    assert seconds < 60, "13 s on two quiet cores; this machine is slower than any excuse"
+    told = f"the second start took {seconds:.1f} s, with a load of {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    assert seconds < SECOND_START_S, told
 
 
 def test_what_even_a_killed_keeper_leaves_behind_is_ended_by_down(stack: StackUnderTest) -> None:

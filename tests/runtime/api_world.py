@@ -75,7 +75,7 @@ class SmallHost:
     gone: set[str] = field(default_factory=set)
     chats: list[tuple[TurnRequest, int]] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
-    batches: list[tuple[SessionKey, list[TurnRequest]]] = field(default_factory=list)
+    batches: list[tuple[SessionKey, list[TurnRequest], int]] = field(default_factory=list)
     waiting: int = 0
     busy: asyncio.Event = field(default_factory=asyncio.Event)
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
@@ -166,8 +166,8 @@ class SmallHost:
             await self.committed.wait_for(lambda: len(self.log.get(session_id, [])) >= count)
         return self.log[session_id]
 
-    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest]) -> None:
-        self.batches.append((key, list(batch)))
+    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> None:
+        self.batches.append((key, list(batch), under))
 
     async def delete(self, key: SessionKey, turn_id: str) -> None:
         if key.session_id not in self.log and key.session_id not in self.gone:

@@ -211,7 +211,7 @@ async def test_what_may_be_nested_deepest_is_kept_and_can_be_handed_over(hosts: 
     assert answer.status == 200
     assert (await all_turns(hosts.two, "s"))[-1]["metadata"] == deepest
     turn = {"message": "m", "turn_id": "k:1", "metadata": deepest}
-    _, batch = batch_of(parsed(to_json({"session_id": "s", "tenant": "-", "batch": [turn]})))
+    _, batch, _ = batch_of(parsed(to_json({"session_id": "s", "tenant": "-", "under": 2, "batch": [turn]})))
     assert batch[0].metadata == deepest
 
 

@@ -204,7 +204,7 @@ async def test_a_bug_behind_a_route_is_a_problem_that_tells_nothing(world: World
 # --- between hosts --------------------------------------------------------------------------------------------------
 
 BATCH = (
-    b'{"session_id": "s", "tenant": "-", "batch": '
+    b'{"session_id": "s", "tenant": "-", "under": 7, "batch": '
     b'[{"turn_id": "k:1", "message": "a", "metadata": {"x": 1}, "if_match": 2}, {"turn_id": "r:2", "message": "b"}]}'
 )
 
@@ -212,7 +212,8 @@ BATCH = (
 async def test_a_batch_arrives_in_order_and_whole(world: World) -> None:
     answer = await ask(world, "POST", "/internal/hand-off", BATCH, ("X-Rehydra-To", "inc-1"), PASS)
     assert (answer.status, answer.body) == (204, b"")
-    (key, batch) = world.host.batches[0]
+    (key, batch, under) = world.host.batches[0]
+    assert under == 7
     assert str(key) == "-:s"
     assert [(turn.turn_id, turn.message, turn.metadata, turn.if_match) for turn in batch] == [
         ("k:1", "a", {"x": 1}, 2),
@@ -272,9 +273,11 @@ async def test_the_edges_request_id_names_a_deletion_only_with_its_pass(
         BATCH.replace(b'"message": "a"', b'"message": 5'),
         BATCH.replace(b'"if_match": 2', b'"if_match": "2"'),
         BATCH.replace(b'"s"', b'"a b"'),
+        BATCH.replace(b'"under": 7', b'"under": "7"'),
+        BATCH.replace(b'"under": 7', b'"over": 7'),
         BATCH.replace(b'{"turn_id"', b'{"id"'),
-        b'{"session_id": "s", "tenant": "-", "batch": 5}',
-        b'{"session_id": 5, "tenant": "-", "batch": []}',
+        b'{"session_id": "s", "tenant": "-", "under": 7, "batch": 5}',
+        b'{"session_id": 5, "tenant": "-", "under": 7, "batch": []}',
     ],
 )
 async def test_a_batch_that_is_none_is_refused(world: World, body: bytes) -> None:

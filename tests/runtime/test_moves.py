@@ -162,8 +162,8 @@ def test_a_batch_that_may_have_been_lost_is_run_where_it_waits() -> None:  # I3
         a, b = world.host("a"), world.host("b")
         accept = b.accept_batch
 
-        async def lose_the_answer(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
-            await accept(key, batch)
+        async def lose_the_answer(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
+            await accept(key, batch, under)
             return False
 
         world.wires["a"].hand_off = lose_the_answer  # type: ignore[method-assign]
@@ -500,10 +500,12 @@ def test_a_host_that_was_cut_off_while_it_claimed_runs_nothing_for_clients_that_
         a = world.host("a")
         view = world.views["a"]
         asked, answer_now = asyncio.Event(), asyncio.Event()
-        claim = world.memory.claim
+        claim, epochs = world.memory.claim, list[int]()
 
         async def slow(key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None) -> ClaimAnswer:
             answer = await claim(key, token, host, over)
+            assert isinstance(answer, Granted)
+            epochs.append(answer.lease.epoch)
             asked.set()
             await answer_now.wait()
             return answer
@@ -511,7 +513,7 @@ def test_a_host_that_was_cut_off_while_it_claimed_runs_nothing_for_clients_that_
         world.memory.claim = slow  # type: ignore[method-assign, assignment]
         left, stayed = (asyncio.create_task(ask(a, name)) for name in ("left", "stayed"))
         await asked.wait()
-        await a.accept_batch(KEY, [request("handed over")])
+        await a.accept_batch(KEY, [request("handed over")], epochs[0])
         await gone(left)
         view.lapses += 1
         answer_now.set()

@@ -405,7 +405,7 @@ async def test_the_log_of_a_failure_does_not_tell_the_pass(caplog: pytest.LogCap
     caplog.set_level("DEBUG")
     async with scripted(gibberish) as peer, fronting(peer.ref) as front, peers_with() as peers:
         await chat(front, WHOLE)
-        assert await peers.hand_off(peer.ref, KEY, BATCH[:1]) is False
+        assert await peers.hand_off(peer.ref, KEY, BATCH[:1], 7) is False
     records = [record for record in caplog.records if record.name == "rehydra.peers"]
     assert len(records) == 2
     assert PASS[1] not in " ".join(str(vars(record)) for record in caplog.records)
@@ -415,7 +415,7 @@ async def test_hosts_with_another_secret_run_nothing_for_each_other() -> None:
     async with serving(edge={"secret": "YW5vdGhlciBrZXk="}) as back, fronting(back.host.ref) as front:
         assert (await chat(front, WHOLE)).status == 400
         async with peers_with() as peers:
-            assert await peers.hand_off(back.host.ref, KEY, BATCH) is False
+            assert await peers.hand_off(back.host.ref, KEY, BATCH, 7) is False
         assert (back.host.chats, back.host.batches) == ([], [])
 
 
@@ -487,8 +487,8 @@ async def test_a_passed_on_request_says_whose_ring_named_this_host(named_by: int
 
 async def test_a_batch_is_handed_over_whole_and_in_order() -> None:
     async with serving(SmallHost()) as back, peers_with() as peers:
-        assert await peers.hand_off(back.host.ref, KEY, BATCH) is True
-        assert back.host.batches == [(KEY, BATCH)]
+        assert await peers.hand_off(back.host.ref, KEY, BATCH, 7) is True
+        assert back.host.batches == [(KEY, BATCH, 7)]
 
 
 async def test_a_deletion_is_told_to_the_very_host_that_is_meant() -> None:
@@ -515,8 +515,8 @@ async def test_a_batch_that_nobody_confirmed_is_not_handed_over() -> None:
         scripted(failing) as ill,
         peers_with(http={"hand_off_s": 0.2}) as peers,
     ):
-        assert await peers.hand_off(HostRef("inc-old", "slot-0", back.address), KEY, BATCH) is False
-        assert await peers.hand_off(HostRef("inc-x", "slot-0", free_address()), KEY, BATCH) is False
-        assert await peers.hand_off(mute.ref, KEY, BATCH) is False
-        assert await peers.hand_off(ill.ref, KEY, BATCH) is False
+        assert await peers.hand_off(HostRef("inc-old", "slot-0", back.address), KEY, BATCH, 7) is False
+        assert await peers.hand_off(HostRef("inc-x", "slot-0", free_address()), KEY, BATCH, 7) is False
+        assert await peers.hand_off(mute.ref, KEY, BATCH, 7) is False
+        assert await peers.hand_off(ill.ref, KEY, BATCH, 7) is False
         assert back.host.batches == []

@@ -135,7 +135,7 @@ def test_a_hand_off_that_raises_leaves_nobody_without_an_answer() -> None:
         world = World(gate, settings())
         a, b = world.host("a"), world.host("b")
 
-        async def explode(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
+        async def explode(to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
             raise RuntimeError("the session is closed")
 
         world.wires["a"].hand_off = explode  # type: ignore[method-assign]

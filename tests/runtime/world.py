@@ -124,11 +124,11 @@ class Wire:
         await self.world.hosts[to.incarnation].chat(request, requester, hops)
         return Passed.FINISHED
 
-    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
+    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
         if to.incarnation in self.world.down:
             return False
         self.batches.append((to.incarnation, [request.turn_id for request in batch]))
-        await self.world.hosts[to.incarnation].accept_batch(key, batch)
+        await self.world.hosts[to.incarnation].accept_batch(key, batch, under)
         return True
 
     async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from actors.model import SessionKey
 from actors.stores.base import Granted, Ok
-from tests.simulation.history import Beaten, Event, Fault, Process, RunStarted, StoreCall
+from tests.simulation.history import Beaten, Event, Fault, Process, RunStarted, StoreCall, TableCall
 from tests.simulation.plan import Plan
 from tests.simulation.workload import Client
 
@@ -33,7 +33,8 @@ class Ambush:
             "forgotten grant": self._forgotten_grant, "forgotten turn": self._forgotten_turn,
             "late twin": self._late_twin, "cut runner": self._cut_runner, "disowned": self._disowned,
             "straggler": self._straggler, "lost answer": self._lost_answer, "frozen runner": self._frozen_runner,
-            "deleted runner": self._deleted_runner,
+            "deleted runner": self._deleted_runner, "lost receipt": self._lost_receipt, "slow batch": self._slow_batch,
+            "table twin": self._table_twin, "slow release": self._slow_release, "helpless heir": self._helpless_heir,
         }  # fmt: skip
         self._laid = [(name, laid[name]) for name in plan.ambushes]
         self._strays = plan.strays
@@ -49,9 +50,11 @@ class Ambush:
 
     def lift(self) -> None:
         self._cluster.history.watcher = None
+        self._deliver_receipts()
+        self._hurry_releases()
 
     def seen(self, event: Event) -> None:
-        if isinstance(event, StoreCall | RunStarted | Beaten):
+        if isinstance(event, StoreCall | RunStarted | Beaten | TableCall):
             for _, watch in self._laid:
                 watch(event)
 
@@ -166,6 +169,54 @@ class Ambush:
             process.insist(owner)
             self._later(self._rng.uniform(0.8, 3.0), process.agree)
 
+    def _lost_receipt(self, event: Event) -> None:
+        """H hands its batch to P, which gets it; H never learns of it, and runs the turns itself. One of them fails at
+        H. P has it too, and will run it as soon as it gets the lease."""
+        if isinstance(event, RunStarted) and self._springs("lost receipt", 0.5, rest_s=3.0):
+            self._cluster.network.receipts_lost = True
+            self._later(self._rng.uniform(0.5, 2.0), self._deliver_receipts)
+
+    def _slow_batch(self, event: Event) -> None:
+        """H's batch is on its way to P, and so are more messages to H: they join the line at H before P answers."""
+        if isinstance(event, RunStarted) and self._springs("slow batch", 0.5, rest_s=3.0):
+            dice = self._cluster.network.dice
+            dice.slow = 0.8
+            self._later(self._rng.uniform(1.0, 2.5), lambda: setattr(dice, "slow", 0.0))
+
+    def _slow_release(self, event: Event) -> None:
+        """P has H's batch, and H's release is long on its way. Meanwhile Q, whose ring still names H, passes messages
+        on to H, which could have the lease again for the asking, and P's batch would be overtaken."""
+        store = self._cluster.store
+        if isinstance(event, RunStarted) and self._springs("slow release", 0.7, rest_s=2.0):
+            store.release_late_s = self._rng.uniform(0.1, 0.7)
+            self._later(2.0, self._hurry_releases)
+
+    def _helpless_heir(self, event: Event) -> None:
+        """H is frozen with a turn; the edge repeats it at P, which believes to be the owner and can't reach the store
+        until its patience ends. It has done nothing; H thaws, and does the turn."""
+        if not (isinstance(event, RunStarted) and self._springs("helpless heir", 0.4, rest_s=12.0)):
+            return
+        for process in self._cluster.processes:
+            if process.name == event.process:
+                self._later(0.001, process.freeze)
+                self._later(self._rng.uniform(8.0, 9.0), process.thaw)
+            elif process.live:
+                process.insist()
+                self._later(10.0, process.agree)
+                self._cut(process.name, 10.0)
+
+    def _table_twin(self, event: Event) -> None:
+        """A host has just joined; a twin of its join arrives. Or the slot was a dead host's, and a twin of the call
+        arrives that took it from that one."""
+        if not (isinstance(event, TableCall) and event.call == "join" and self._springs("table twin", 0.8, rest_s=0.1)):
+            return
+        slot, delay_s = event.table.slot_of(event.incarnation), self._rng.uniform(0.001, 0.05)
+        store = self._cluster.store
+        self._later(
+            delay_s,
+            lambda: store.repeat_table_call(f"evict {slot}") or store.repeat_table_call(f"join {event.incarnation}"),
+        )
+
     def _straggler(self, event: Event) -> None:
         """G has just seen everybody's last beat when the store goes away, for all alike. It comes back for G first,
         which has a claim under way for what H holds: H's silence was nobody's fault; G must not take it for death."""
@@ -209,6 +260,12 @@ class Ambush:
         store.cut.add(name)
         self._cluster.history.add(Process(name, "cut"))
         self._later(duration_s, lambda: store.cut.discard(name))
+
+    def _deliver_receipts(self) -> None:
+        self._cluster.network.receipts_lost = False
+
+    def _hurry_releases(self) -> None:
+        self._cluster.store.release_late_s = 0.0
 
     def _forget(self) -> None:
         self._cluster.store.restore()

@@ -16,6 +16,7 @@ from tests.simulation.facts import Facts, Limits, Violation
 from tests.simulation.invariants.answers import check_i10_three_answers
 from tests.simulation.invariants.durable import check_i2_acknowledged_means_durable, check_i9_cleaning_up_is_optional
 from tests.simulation.invariants.intact import check_nothing_broke_unseen
+from tests.simulation.invariants.members import check_the_table_keeps_its_contract
 from tests.simulation.invariants.once import check_i3_at_most_once
 from tests.simulation.invariants.order import check_i4_no_overlap
 from tests.simulation.invariants.waiting import check_i5_no_lost_wakeup, check_i6_bounded
@@ -38,6 +39,7 @@ CHECKS = (
     check_i9_cleaning_up_is_optional,
     check_i10_three_answers,
     check_live_holders_are_never_robbed,
+    check_the_table_keeps_its_contract,
     check_nothing_broke_unseen,
 )
 """In the order of their numbers: of violations of one event, the first found comes first."""

@@ -29,6 +29,8 @@ from tests.simulation.workload import Client
 
 SETTLE_S = 5.0
 FINISH_S = 700.0
+STARTS_MAX = 100
+"""Looks at whether all hosts have joined, 0.1 s apart. If they never do, the checker says why."""
 
 SETTINGS = Settings(
     agent=AgentSettings(deadline_s=6.0),
@@ -136,7 +138,8 @@ class Cluster:
         except Exception as error:
             self.history.add(Problem("simulation", repr(error)))
         finally:
-            self.backend.close()
+            if leaked := self.backend.close():
+                self.history.add(Problem("store", f"keys without an expiry: {leaked}"))
             root.removeHandler(watch)
             root.propagate = propagate
             for failure in self.loop.failures:
@@ -150,7 +153,9 @@ class Cluster:
     async def _main(self) -> None:
         self.supervise()
         self.edge.start()
-        while len(self.backend.members.table().members) < self.plan.hosts:
+        for _ in range(STARTS_MAX):
+            if len(self.backend.members.table().members) == self.plan.hosts:
+                break
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.6)
         world = self.loop.world

@@ -23,12 +23,15 @@ class Limits:
     takeovers_max: int
     beat_ttl_s: float
     store_timeout_s: float
+    hops_max: int
+    slots_max: int
     probe_s: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """``invariant`` I1 to I10, ``live`` (a live holder was robbed) or ``intact`` (something broke unseen)."""
+    """``invariant`` I1 to I10, ``live`` (a live holder was robbed), ``table`` (the membership's contract) or ``intact``
+    (something broke unseen)."""
 
     invariant: str
     seq: int
@@ -107,9 +110,13 @@ class Facts:
         self.arrived: list[h.Arrived] = []
         self.ghosts: set[tuple[SessionKey, str]] = set()
         self.passed_on: set[tuple[str, SessionKey, str]] = set()
+        self.passings: list[h.PassedOn] = []
+        self.handed_over: list[h.HandedOver] = []
+        self.releases: list[h.StoreCall] = []
         self.told: dict[tuple[str, SessionKey], list[h.Told]] = defaultdict(list)
         self.processes: dict[str, list[h.Process]] = defaultdict(list)
         self.beats: dict[str, list[float]] = defaultdict(list)
+        self.membership: list[h.Beaten | h.TableCall] = []
         self.evicted: list[h.Evicted] = []
         self.gauges: list[h.Gauge] = []
         self.logs: list[h.Log] = []
@@ -183,6 +190,8 @@ class Facts:
             )
         if call.call == "claim" and isinstance(call.answer, Granted) and call.over is not None:
             self.takeovers.append(call)
+        if call.call == "release":
+            self.releases.append(call)
         self._note(call.key, call.seq, call)
 
     def _note(self, key: SessionKey, seq: int, call: h.StoreCall | None) -> None:
@@ -241,6 +250,10 @@ class Facts:
 
     def _passedon(self, event: h.PassedOn) -> None:
         self.passed_on.add((event.process, event.key, event.turn_id))
+        self.passings.append(event)
+
+    def _handedover(self, event: h.HandedOver) -> None:
+        self.handed_over.append(event)
 
     def _said(self, event: h.Said) -> None:
         self.said.append(event)
@@ -260,6 +273,10 @@ class Facts:
 
     def _beaten(self, event: h.Beaten) -> None:
         self.beats[event.process].append(event.at)
+        self.membership.append(event)
+
+    def _tablecall(self, event: h.TableCall) -> None:
+        self.membership.append(event)
 
     def _evicted(self, event: h.Evicted) -> None:
         self.evicted.append(event)

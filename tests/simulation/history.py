@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.model import Lease, SessionKey, Turn
+from actors.model import BeatReply, Lease, SessionKey, Table, Turn
 from actors.ports import Final
 
 
@@ -99,6 +99,17 @@ class Arrived(Event):
     via: str
     exchange: int = 0
     batch: int = 0
+    hops: int = 0
+
+
+@dataclass(slots=True)
+class HandedOver(Event):
+    """A host knows that ``to`` has the batch."""
+
+    process: str
+    key: SessionKey
+    to: str
+    turn_ids: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -158,9 +169,22 @@ class Process(Event):
 
 @dataclass(slots=True)
 class Beaten(Event):
-    """The store accepted a beat."""
+    """The store accepted a beat, by a host that knew the table ``known``."""
 
     process: str
+    known: int
+    reply: BeatReply
+
+
+@dataclass(slots=True)
+class TableCall(Event):
+    """The store answered a join, a leave or an evict. ``incarnation``: whom it concerns; ``slot``: of an evict."""
+
+    process: str
+    call: str
+    incarnation: str
+    slot: str
+    table: Table
 
 
 @dataclass(slots=True)

@@ -1,63 +1,38 @@
 """Planted bugs: each a change to the shipped code that the simulation must notice.
 
-An edit is a text that must stand in its file exactly once, and what stands there instead: a patch that has gone stale
-fails loudly. ``server``: the change is to a script, so it is tried on a real server.
-
 Deliberately absent: "a ghost may call others dead" (``Observer.is_dead`` without a look at ``trusted``). It does no
 harm: a host claims only once its own beats are accepted again, and takes over only by the answer to a beat that it sent
 after it had heard of the holder, so that its verdict is fresh whenever it acts on it; evictions come from answers alone.
+
+Absent too is what the simulation doesn't notice and ``tests/runtime/test_doubts.py`` does: a host that thaws and doesn't
+read who has gone (a lane gives its news in the order in which they came; sockets don't), one that claims before its
+first beat, and one that forgets that a request which it passed on was broken off.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-SESSION: Final = "actors/session.py"
-HOST: Final = "actors/host.py"
-TURN: Final = "actors/turn.py"
-CLAIMING: Final = "actors/claiming.py"
-FOLLOWING: Final = "actors/following.py"
-RESIDENTS: Final = "actors/residents.py"
-STANDING: Final = "actors/standing.py"
-MEMORY: Final = "actors/stores/memory.py"
-FENCE: Final = "actors/stores/lua/fence.lua"
-CLAIM: Final = "actors/stores/lua/claim.lua"
-COMMIT: Final = "actors/stores/lua/commit.lua"
-RELEASE: Final = "actors/stores/lua/release.lua"
-DELETE: Final = "actors/stores/lua/delete.lua"
-CHECK: Final = "actors/stores/lua/check.lua"
-
-
-class Stale(Exception):
-    """An edit no longer fits the code."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One bug. ``edits``: (file, text as it is, text as it becomes)."""
-
-    name: str
-    edits: tuple[tuple[str, str, str], ...]
-    server: bool = False
-
-    def plant(self, root: Path) -> None:
-        """Change the copy at ``root``. Stale if an edit doesn't fit exactly once; nothing is half changed then."""
-        changed: dict[Path, str] = {}
-        for file, before, after in self.edits:
-            path = root / file
-            text = changed.get(path, path.read_text("utf-8"))
-            if text.count(before) != 1:
-                raise Stale(f"{self.name}: the text to replace stands {text.count(before)} times in {file}:\n{before}")
-            changed[path] = text.replace(before, after)
-        for path, text in changed.items():
-            path.write_text(text, "utf-8")
-
-
-def _one(name: str, file: str, before: str, after: str) -> Mutant:
-    return Mutant(name, ((file, before, after),), server=file.endswith(".lua"))
-
+from tests.simulation.mutant import (
+    CHECK,
+    CLAIM,
+    CLAIMING,
+    COMMIT,
+    DELETE,
+    FENCE,
+    FOLLOWING,
+    HOST,
+    MEMORY,
+    RELEASE,
+    RESIDENTS,
+    SESSION,
+    STANDING,
+    TURN,
+    Mutant,
+)
+from tests.simulation.mutant import one as _one
+from tests.simulation.mutants_members import MEMBERSHIP
+from tests.simulation.mutants_moves import MOVES
 
 MUTANTS: Final = (
     # --- the store: who may write ---------------------------------------------------------------------------------
@@ -540,4 +515,6 @@ MUTANTS: Final = (
         "            self._seen.clear()\n            self._evidence.clear()\n",
         "            pass\n",
     ),
+    *MEMBERSHIP,
+    *MOVES,
 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import RehydraError
 from actors.model import HostRef, SessionKey, TurnRequest
 from actors.ports import Final, Passed, Requester, Residence
-from tests.simulation.history import Arrived, History, PassedOn, Problem, Said
+from tests.simulation.history import Arrived, HandedOver, History, PassedOn, Problem, Said
 from tests.simulation.loop import Lane, SimLoop, SimTask
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ class Network:
         self.rng = rng
         self.history = history
         self.dice = Dice()
+        self.receipts_lost = False
+        """Batches arrive, and their senders never learn of it."""
         self.at: dict[str, SimProcess] = {}
         self.exchanges: dict[int, Exchange] = {}
 
@@ -196,7 +198,7 @@ class Network:
     def _serve(self, exchange: Exchange, server: SimProcess, request: TurnRequest, stream: bool, hops: int) -> None:
         requester = RemoteRequester(exchange, server, request, stream)
         via = "ghost" if exchange.ghost else "edge" if exchange.owner is None else "peer"
-        self.history.add(Arrived(server.name, request.key, request.turn_id, via, exchange.number))
+        self.history.add(Arrived(server.name, request.key, request.turn_id, via, exchange.number, hops=hops))
         exchange.task = server.main.spawn(self._chat(server, request, requester, hops), "chat")
 
     async def _chat(self, server: SimProcess, request: TurnRequest, requester: RemoteRequester, hops: int) -> None:
@@ -206,12 +208,15 @@ class Network:
             self.history.add(Problem(server.name, f"chat raised {error!r}"))
             raise
 
-    async def call(self, caller: Lane, to: HostRef, work: Callable[[SimProcess], Any]) -> tuple[str, Any]:
+    async def call(
+        self, caller: Lane, to: HostRef, work: Callable[[SimProcess], Any], *, mute: bool = False
+    ) -> tuple[str, Any]:
         """A plain request and its answer: ("ok", result), ("error", RehydraError), ("refused", None), ("broken", None).
 
-        ``work`` is given the process and returns a coroutine, which runs there.
+        ``work`` is given the process and returns a coroutine, which runs there. ``mute``: its answer is lost.
         """
         exchange = Exchange(self, caller, None)
+        exchange.mute_after = 0 if mute else -1
         self.exchanges[exchange.number] = exchange
 
         async def serve(server: SimProcess) -> None:
@@ -292,16 +297,20 @@ class SimPeers:
         finally:
             exchange.close()
 
-    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest]) -> bool:
-        requests = tuple(batch)
-        number = self._network.loop.number()
+    async def hand_off(self, to: HostRef, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
+        requests, network = tuple(batch), self._network
+        number = network.loop.number()
 
         async def accept(server: SimProcess) -> None:
             for request in requests:
-                self._network.history.add(Arrived(server.name, key, request.turn_id, "batch", batch=number))
-            await server.host.accept_batch(key, requests)
+                network.history.add(Arrived(server.name, key, request.turn_id, "batch", batch=number))
+            await server.host.accept_batch(key, requests, under)
 
-        return await self._told(to, accept)
+        told = await self._told(to, accept, mute=network.receipts_lost)
+        if told:
+            turn_ids = tuple(request.turn_id for request in requests)
+            network.history.add(HandedOver(self._process.name, key, to.incarnation, turn_ids))
+        return told
 
     async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:
         async def take(server: SimProcess) -> None:
@@ -309,10 +318,12 @@ class SimPeers:
 
         return await self._told(to, take)
 
-    async def _told(self, to: HostRef, what: Callable[[SimProcess], Coroutine[Any, Any, None]]) -> bool:
+    async def _told(
+        self, to: HostRef, what: Callable[[SimProcess], Coroutine[Any, Any, None]], mute: bool = False
+    ) -> bool:
         try:
             async with asyncio.timeout(HAND_OFF_TIMEOUT_S):
-                came_to, _ = await self._network.call(self._process.main, to, what)
+                came_to, _ = await self._network.call(self._process.main, to, what, mute=mute)
         except TimeoutError:
             return False
         return came_to == "ok"

@@ -64,6 +64,21 @@ AMBUSHES: Final = (
     Theme((), ("slow:5+++++", "slow:5+++", "slow:0.4++"), "", ("deleted runner",), crowded=True, strays=0.8),
     Theme((), ("once", "once+", "quick"), "", ("frozen runner",), crowded=True, brief=True),
 )  # fmt: skip
+MOVES: Final = (
+    Theme(
+        (),
+        ("flaky:0.3", "flaky:0.4", "quick+"),
+        "burst",
+        ("disowned", "lost receipt"),
+        crowded=True,
+        strays=0.3,
+    ),
+    Theme((), ("slow:0.3", "slow:0.4++", "quick+"), "burst", ("disowned", "slow batch"), crowded=True, strays=0.3),
+    Theme((), ("slow:0.3", "slow:0.4++"), "burst", ("disowned", "slow release"), crowded=True, strays=0.5),
+    Theme((), ("quick+", "slow:0.4++"), "", ("helpless heir",), crowded=True),
+    Theme(("crash", "replace", "drain", "scale up"), ("quick", "slow:0.4++"), "", ("table twin",)),
+)
+"""What may go wrong while a session, or a slot, changes hands. Seeds of their own, as those that forget."""
 FORGOTTEN_GRANT: Final = Theme(
     (), ("slow:0.3", "slow:1.2++", "slow:2.5+++"), "", ("disowned", "forgotten grant"), crowded=True, strays=0.3
 )
@@ -79,7 +94,8 @@ class Plan:
     def __init__(self, seed: int) -> None:
         rng = random.Random(f"{seed}/plan")
         self.forgets = seed % 5 == 3
-        theme = rng.choice(LOSSES if self.forgets else (*THEMES, *AMBUSHES, *AMBUSHES))
+        moves = seed % 10 == 6
+        theme = rng.choice(LOSSES if self.forgets else MOVES if moves else (*THEMES, *AMBUSHES, *AMBUSHES))
         self.kinds = [kind for kind in theme.kinds if rng.random() < 0.75]
         self.kinds += rng.sample(KINDS, rng.choice((0, 1, 1, 2)) if theme.kinds else rng.choice((0, 1, 2, 3, 4, 6)))
         if self.forgets and not theme.ambushes:

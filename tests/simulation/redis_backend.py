@@ -19,13 +19,15 @@ from actors.stores.redis import RedisStore
 from actors.stores.redis_membership import RedisMembership
 from actors.stores.redis_sync import SyncTransport
 from actors.stores.scripts import Call
+from tests.servers import leaked
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
 A = TypeVar("A")
 TIMEOUT_S = 10.0
-TOMBSTONE_S = 1e6
+TTL_S = TOMBSTONE_S = 1e6
+"""Longer than any run: sessions expire when the nemesis says so. But every key must have an expiry."""
 
 
 class Blocking:
@@ -49,7 +51,7 @@ class RedisBackend:
         self._client.flushall()
         self._keys = Keys("sim")
         self._transport = SyncTransport(url, TIMEOUT_S)
-        self.sessions: RedisStore = RedisStore(Blocking(self._transport), self._keys, 0.0, TOMBSTONE_S)
+        self.sessions: RedisStore = RedisStore(Blocking(self._transport), self._keys, TTL_S, TOMBSTONE_S)
         self.members: RedisMembership = RedisMembership(self._transport, self._keys)
         self._kept: dict[bytes, bytes] = {}
 
@@ -71,11 +73,13 @@ class RedisBackend:
             self._pass(int(epoch or 0))  # type: ignore[arg-type]
             self._client.delete(name)
         for name, packed in self._kept.items():
-            self._client.restore(name, 0, packed)
+            self._client.restore(name, int(TTL_S * 1000), packed)
 
-    def close(self) -> None:
+    def close(self) -> list[str]:
+        left = leaked(self._client)
         self._transport.close()
         self._client.close()
+        return left
 
     def _sessions(self) -> list[bytes]:
         return sorted(name for name in self._client.scan_iter("sim:*") if b"{members}" not in name)

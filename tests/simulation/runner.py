@@ -39,7 +39,7 @@ def limits_of(settings: Settings) -> Limits:
     session = settings.session
     return Limits(
         session.mailbox_max, session.attachments_max, session.resident_max, session.takeovers_max,
-        settings.ring.beat_ttl_s, settings.store.timeout_s,
+        settings.ring.beat_ttl_s, settings.store.timeout_s, session.hops_max, settings.ring.slots_max,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.errors import RehydraError, StoreFull, StoreUnavailable
-from actors.model import BeatReply, Checkpoint, HostRef, HostState, Lease, SessionKey, Turn
+from actors.model import BeatReply, Checkpoint, HostRef, HostState, Lease, SessionKey, Table, Turn
 from actors.stores.base import (
     CheckAnswer,
     ClaimAnswer,
@@ -30,7 +30,7 @@ from actors.stores.base import (
 )
 from actors.stores.memory import MemoryStore
 from actors.stores.memory_membership import MemoryMembership
-from tests.simulation.history import Beaten, Evicted, Expired, History, Restored, Snapshot, StoreCall, Told
+from tests.simulation.history import Beaten, Evicted, Expired, History, Restored, Snapshot, StoreCall, TableCall, Told
 from tests.simulation.loop import SimLoop
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class Backend(Protocol):
 
     def restore(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> list[str]:
+        """Free everything. Returns what would have stayed for ever, and isn't meant to."""
+        ...
 
 
 class MemoryBackend:
@@ -75,8 +77,8 @@ class MemoryBackend:
     def restore(self) -> None:
         self.sessions.restore(self._kept)
 
-    def close(self) -> None:
-        """Nothing to free."""
+    def close(self) -> list[str]:
+        return []
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -115,7 +117,10 @@ class StoreWorld:
         self.down = False
         self.cut: set[str] = set()
         """Processes whose way to the store is cut."""
+        self.release_late_s = 0.0
+        """How much later than other calls a release arrives."""
         self._takeovers: dict[int, Callable[[], None]] = {}
+        self._table_calls: dict[str, Callable[[], None]] = {}
 
     def latency(self) -> float:
         if self.rng.random() < self.dice.slow:
@@ -133,6 +138,16 @@ class StoreWorld:
     def repeat_takeover(self, number: int) -> None:
         """The twin of that takeover arrives now."""
         self._takeovers[number]()
+
+    def keep_table_call(self, what: str, again: Callable[[], None]) -> None:
+        """Of the last join of each host, and of the last eviction from each slot, a twin is kept."""
+        self._table_calls[what] = again
+
+    def repeat_table_call(self, what: str) -> bool:
+        """The twin arrives now, if there is one: ``join <incarnation>`` or ``evict <slot>``."""
+        if (again := self._table_calls.pop(what, None)) is not None:
+            again()
+        return again is not None
 
     def expire(self, key: SessionKey) -> None:
         self.backend.expire(key)
@@ -208,6 +223,8 @@ class SimStore:
             delay_s = rng.uniform(0.5, 12.0) if rng.random() < dice.delayed else world.latency()
             if record.call == "claim" and rng.random() < dice.slow_claim:
                 delay_s += rng.uniform(0.1, 0.8)
+            if record.call == "release":
+                delay_s += world.release_late_s
             world.sent(record, lambda: self._apply(record, apply, None))
             world.loop.world.call(delay_s, self._apply, record, apply, answered)
             if rng.random() < dice.duplicate:
@@ -269,30 +286,35 @@ class SimMembership:
 
         def apply() -> BeatReply:
             reply = self._inner.beat(process.incarnation, process.address, state, known_ring_version)
-            self._world.history.add(Beaten(process.name))
+            self._world.history.add(Beaten(process.name, known_ring_version, reply))
             return reply
 
         return await self._send(apply)  # type: ignore[no-any-return]
 
     async def join(self, slots_max: int) -> None:
         process = self._process
-        await self._send(lambda: self._inner.join(process.incarnation, process.address, 1, 1, slots_max))
+        await self._change(
+            "join", process.incarnation, "",
+            lambda: self._inner.join(process.incarnation, process.address, 1, 1, slots_max),
+        )  # fmt: skip
 
     async def leave(self, incarnation: str, gone: bool = False) -> None:
-        await self._call_dead(incarnation, lambda: self._inner.leave(incarnation, gone))
+        await self._change("leave", incarnation, "", lambda: self._inner.leave(incarnation, gone))
 
     async def evict(self, slot: str, incarnation: str) -> None:
-        await self._call_dead(incarnation, lambda: self._inner.evict(slot, incarnation))
+        await self._change("evict", incarnation, slot, lambda: self._inner.evict(slot, incarnation))
 
-    async def _call_dead(self, incarnation: str, apply: Callable[[], Any]) -> None:
+    async def _change(self, call: str, incarnation: str, slot: str, apply: Callable[[], Table]) -> None:
         process, world = self._process, self._world
         sent = world.loop.time()
 
         def note() -> None:
-            apply()
+            world.history.add(TableCall(process.name, call, incarnation, slot, apply()))
             if incarnation != process.incarnation:
                 world.history.add(Evicted(process.name, incarnation, sent))
 
+        if call in ("join", "evict"):
+            world.keep_table_call(f"{call} {slot or incarnation}", note)
         await self._send(note)
 
     async def _send(self, apply: Callable[[], Any]) -> Any:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from tests.servers import Server
-from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.mutant import Mutant
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.trial import Outcome, attempt
 
 SEEDS_MAX: Final = 1000

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.simulation.mutants import Mutant
+from tests.simulation.mutant import Mutant
 
 ROOT: Final = Path(__file__).parent.parent.parent
-COPIED: Final = ("actors", "router", "tests/__init__.py", "tests/simulation")
+COPIED: Final = ("actors", "router", "tests/__init__.py", "tests/servers.py", "tests/simulation")
 NO_CACHES: Final = shutil.ignore_patterns("__pycache__", "*.pyc")
 _SUMMARY: Final = re.compile(r"^(\d+) seeds of (.+), (\d+) failed, ([\d.]+) s$", re.MULTILINE)
 _CAUGHT: Final = re.compile(r"^seed (\d+): .*\n  (\S+) at event \d+: (.*)$", re.MULTILINE)

@@ -14,6 +14,7 @@ from actors.ports import Done
 from tests.simulation import history as h
 from tests.simulation.chained import digest_of, runs_named_in
 from tests.simulation.facts import Accepted, Facts
+from tests.simulation.invariants.handover import check_batches_are_whole, check_nobody_goes_before_a_batch
 from tests.simulation.invariants.lives import lives_of
 
 
@@ -26,6 +27,8 @@ def check_i4_no_overlap(facts: Facts) -> None:
     _preconditions(facts)
     _mailbox_order(facts)
     _batches_are_kept(facts)
+    check_batches_are_whole(facts)
+    check_nobody_goes_before_a_batch(facts)
 
 
 def _computed_from_predecessors(facts: Facts, before: list[Accepted], accepted: Accepted) -> None:
