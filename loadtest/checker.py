@@ -37,6 +37,7 @@ from typing import Any
 
 from loadtest.chain import Chain
 from loadtest.history import digest_of
+from loadtest.losses import Losses, reported_in
 from loadtest.verdict import Verdict
 
 Turn = tuple[int, str, str, str, int]
@@ -264,13 +265,17 @@ def _claimant(keys: list[str] | None, turn_id: str) -> str | None:
 
 
 def check(paths: Iterable[Path]) -> Verdict:
-    """The verdict over the histories in these files, merged by time."""
-    checker = Checker()
+    """The verdict over the histories in these files, merged by time. Losses that were reported are excused, no others
+    (``losses``)."""
+    paths = list(paths)
+    checker, losses = Checker(), Losses(reported_in(paths))
     with ExitStack() as files:
         streams = [_lines(files.enter_context(path.open(encoding="utf-8"))) for path in paths]
         for line in heapq.merge(*streams, key=lambda line: float(line["at"])):
-            checker.feed(line)
-    return checker.verdict()
+            checker.feed(losses.as_judged(line))
+    verdict = checker.verdict()
+    verdict.counted["turns reported as lost"] = losses.judge(verdict.accuse)
+    return verdict
 
 
 def _lines(file: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
 
-from loadtest.history import TurnLine
+from loadtest.history import Regressed, TurnLine, regressed_in
 from loadtest.wire import Address, Broken, Reply, request
 
 PAGE = 200
@@ -48,6 +48,8 @@ class Answer:
     slot: str = ""
     state: str = ""
     epoch: int = 0
+    regressed: Regressed | None = None
+    """The deployment says that it lost the end of the session."""
 
 
 @dataclass(slots=True)
@@ -233,4 +235,4 @@ def _done(document: Mapping[str, Any], slot: str, state: str, streamed: str | No
 def _problem(status: int, document: Mapping[str, Any], slot: str) -> Answer:
     known = 400 <= status < 500 and document.get("outcome") == "not_done"
     why = f"{document.get('type', '')} {document.get('title', '')} {document.get('detail', '')}".strip()
-    return Answer(Kind.FAIL if known else Kind.INFO, status, why, slot=slot)
+    return Answer(Kind.FAIL if known else Kind.INFO, status, why, slot=slot, regressed=regressed_in(document))

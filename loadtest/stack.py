@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -39,16 +40,19 @@ class Stack:
 
 @asynccontextmanager
 async def started(
-    port: int, hosts: int, agent: str, fsync: str = "always", dashboard_port: int = 0
+    port: int, hosts: int, agent: str, fsync: str = "always", dashboard_port: int = 0, redis_url: str = ""
 ) -> AsyncIterator[Stack]:
-    """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start."""
+    """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start.
+
+    With ``redis_url`` it uses that Redis, which somebody else keeps.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rehydra-loadtest-"))
     where = ["--port", str(port), "--data-dir", str(folder)]
     options = ["--detach", "--replicas", str(hosts), "--agent", agent, "--fsync", fsync]
     options += ["--dashboard-port", str(dashboard_port)] if dashboard_port else []
     try:
         print(f"starting {hosts} hosts on port {port} ...", flush=True)
-        code, said = await _call(["deploy/up", *where, *options], UP_S)
+        code, said = await _call(["deploy/up", *where, *options], UP_S, {"REDIS_URL": redis_url} if redis_url else {})
         if code:
             raise NotUp(f"deploy/up: exit code {code}\n{said}")
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -67,11 +71,12 @@ async def _end(where: list[str], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _call(command: list[str], wait_s: float) -> tuple[int, str]:
+async def _call(command: list[str], wait_s: float, more: dict[str, str] | None = None) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         str(ROOT / command[0]),
         *command[1:],
         cwd=ROOT,
+        env=os.environ | (more or {}),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
