@@ -240,7 +240,7 @@ def allowed(op: Op, faults: Sequence[Done]) -> bool:
     seen = {str(op.status), f"{op.status} {problem}"}
     return any(
         seen & KINDS[fault.do].errors
-        and op.at < max(fault.over, fault.at + fault.again_s) + DURING_S
+        and op.at < max(fault.over, fault.at + fault.again_s) + KINDS[fault.do].errors_for_s
         and (not op.end or op.end > fault.at)
         for fault in faults
     )

@@ -118,6 +118,8 @@ def test_a_host_that_was_cut_off_may_answer_only_what_it_had_before() -> None:
         ("kill_haproxy", refused(40, 41, 0), False),
         ("kill_host", refused(9, 11, 0), False),
         ("cut_redis_tail", refused(11, 12, 409, "urn:rehydra:problem:state-regressed Turn 3"), True),
+        ("cut_redis_tail", refused(90, 91, 409, "urn:rehydra:problem:state-regressed Turn 3"), True),
+        ("cut_redis_tail", refused(8, 9, 409, "urn:rehydra:problem:state-regressed Turn 3"), False),
         ("cut_redis_tail", refused(11, 12, 409, "urn:rehydra:problem:key-mismatch"), False),
     ],
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EVERYBODY = "*"
 """In the place of a victim's slot: all sessions are concerned."""
+ERRORS_FOR_S = 5.0
 
 
 class Need(StrEnum):
@@ -127,6 +128,8 @@ class Kind:
     """It begins only when all hosts are ready, even where others don't wait for that."""
     errors: frozenset[str] = frozenset()
     """What clients may see of it, as ``status`` or ``status problem-type``; ``0``: no answer."""
+    errors_for_s: float = ERRORS_FOR_S
+    """Until so long after it is over and all hosts are ready."""
     needs: frozenset[Need] = frozenset()
 
 
@@ -141,13 +144,14 @@ def kind(
     wants_hosts: bool = False,
     all_ready: bool = False,
     errors: frozenset[str] = frozenset(),
+    errors_for_s: float = ERRORS_FOR_S,
     needs: frozenset[Need] = frozenset(),
 ) -> Callable[[CarryOut], CarryOut]:
     """Enter a coroutine into the table under its own name."""
 
     def enter(carry_out: CarryOut) -> CarryOut:
         name = carry_out.__name__
-        KINDS[name] = Kind(name, carry_out, takes_hosts, reloads, wants_hosts, all_ready, errors, needs)
+        KINDS[name] = Kind(name, carry_out, takes_hosts, reloads, wants_hosts, all_ready, errors, errors_for_s, needs)
         return carry_out
 
     return enter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ async def freeze_redis(ground: Ground, fault: Fault, done: Done) -> None:
         done.over = deployment.signal(done.pid, signal.SIGCONT)
 
 
-@kind(reloads=True, all_ready=True, errors=REGRESSED)
+# A loss is told to whoever comes next, whenever that is.
+@kind(reloads=True, all_ready=True, errors=REGRESSED, errors_for_s=math.inf)
 async def cut_redis_tail(ground: Ground, fault: Fault, done: Done) -> None:
     """SIGKILL, and what it wrote in its last half second isn't in its file when it is started again."""
     deployment = ground.deployment
