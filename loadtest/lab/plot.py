@@ -91,7 +91,9 @@ class Plot:
     def _vertical_ticks(self) -> list[float]:
         if not self._log:
             return _ticks(*self._y)
-        return [10.0**power for power in range(math.ceil(self._y[0]), math.floor(self._y[1]) + 1)]
+        powers = range(math.floor(self._y[0]), math.ceil(self._y[1]) + 1)
+        values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+        return [value for value in values if self._y[0] <= math.log10(value) <= self._y[1]]
 
     def _name(self, name: str, colour: str) -> None:
         x = LEFT + self._legend
