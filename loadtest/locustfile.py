@@ -1,4 +1,4 @@
-"""Locust's users: each talks in sessions of its own, one message at a time, and writes down what came back.
+"""Locust's users: each talks in sessions of its own, and writes down what came back.
 
 A closed loop with constant pacing: a message is due every ``pace_s`` by the user's own schedule, which doesn't shift
 when an answer is late, and latencies count from there (no coordinated omission). No request is ever repeated, save
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gevent  # type: ignore[import-untyped]
 import requests
 from locust import LoadTestShape, User, events, task
 
@@ -81,8 +82,10 @@ class Chatter(User):
         if time.monotonic() > ENDS[0]:
             return
         session = self.random.choice(self.sessions)
-        message = self._message()
-        streams = self.random.random() < LOAD["streams"]
+        said = [(self._message(), self.random.random() < LOAD["streams"]) for _ in range(LOAD["at_once"])]
+        gevent.joinall([gevent.spawn(self._say, session, *each) for each in said], raise_error=True)
+
+    def _say(self, session: str, message: str, streams: bool) -> None:
         answered = self._stream(session, message) if streams else self._ask(session, message, None)
         took_ms = 1000 * (time.monotonic() - self.due)
         self.environment.events.request.fire(
@@ -166,6 +169,7 @@ class Chatter(User):
             streamed,
             replayed=document["replayed"],
             slot=reply.headers.get("x-served-by", ""),
+            host=reply.headers.get("x-served-by-host", ""),
             state=reply.headers.get("x-session-state", ""),
             epoch=epoch,
             due=round(self.due, 6),

@@ -30,13 +30,12 @@ from loadtest.lab.deployment import LOOK_S, Deployment, NotSo
 from loadtest.lab.nemesis import CARRIED_OUT, Nemesis
 from loadtest.lab.scenario import Scenario, names, read
 from loadtest.stack import ROOT, NotUp, Stack, started
-from loadtest.verdict import Verdict
+from loadtest.verdict import RULES, Verdict
 
 AGENT = "actors.agents.chained:chained"
 BEGIN_S = 30.0
 END_S = 90.0
 READERS = 16
-RULES = ["lost", "twice", "reordered", "numbers", "altered", "phantom", "rewritten", "chain", "epochs", "unread"]
 
 
 async def experiment(stack: Stack, scenario: Scenario, out: Path, messages: list[str]) -> dict[str, Any]:
