@@ -15,7 +15,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -26,15 +25,14 @@ from loadtest.client import Client, Unreadable, lines_of
 from loadtest.conversations import load as conversations
 from loadtest.history import History
 from loadtest.lab import analysis, report
-from loadtest.lab.deployment import LOOK_S, Deployment, NotSo
+from loadtest.lab.deployment import Deployment, NotSo
+from loadtest.lab.load import talking
 from loadtest.lab.nemesis import CARRIED_OUT, Nemesis
 from loadtest.lab.scenario import Scenario, names, read
 from loadtest.stack import ROOT, NotUp, Stack, started
 from loadtest.verdict import RULES, Verdict
 
 AGENT = "actors.agents.chained:chained"
-BEGIN_S = 30.0
-END_S = 90.0
 READERS = 16
 
 
@@ -73,52 +71,15 @@ async def _under_load(
     deployment: Deployment, scenario: Scenario, out: Path, messages: list[str]
 ) -> tuple[float, Nemesis, list[str]]:
     """When the load began, what was done to the deployment, and what went wrong with the experiment itself."""
-    plan = out / "plan.json"
-    about = scenario.model_dump(mode="json") | {"messages": messages}
-    files = {"history": str(out / "users.jsonl"), "begun": str(out / "begun")}
-    (out / "begun").unlink(missing_ok=True)
-    plan.write_text(json.dumps(about | files), encoding="utf-8")
-    with (out / "locust.log").open("w") as log:
-        locust = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary"),
-            *("--host", deployment.stack.url, "--stop-timeout", "70", "--exit-code-on-error", "0"),
-            *("--csv", str(out / "locust")),
-            env=os.environ | {"REHYDRA_LOADTEST_PLAN": str(plan), "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=asyncio.subprocess.STDOUT,
-        )
     trouble = list[str]()
-    try:
-        begun = await _begun(locust, out / "begun")
-        print(f"{scenario.load.users} users talk for {scenario.for_s:g} s", flush=True)
-        nemesis = Nemesis(deployment, scenario, begun)
+    async with talking(deployment.stack.url, scenario, out, messages) as talk:
+        nemesis = Nemesis(deployment, scenario, talk.begun)
         try:
             await nemesis.run()
         except NotSo as error:
             trouble.append(str(error))
-        async with asyncio.timeout(scenario.for_s + END_S):
-            if code := await locust.wait():
-                trouble.append(f"locust: exit code {code}, see locust.log")
-    finally:
-        if locust.returncode is None:
-            locust.kill()
-            await locust.wait()
-    return begun, nemesis, trouble
-
-
-async def _begun(locust: asyncio.subprocess.Process, path: Path) -> float:
-    deadline = time.monotonic() + BEGIN_S
-    while locust.returncode is None and time.monotonic() < deadline:
-        if text := _text(path):
-            return float(text)
-        await asyncio.sleep(LOOK_S)
-    raise NotSo("locust didn't begin; see locust.log")
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+        trouble += await talk.end()
+    return talk.begun, nemesis, trouble
 
 
 async def read_back(url: str, out: Path) -> list[str]:
@@ -182,10 +143,17 @@ def judge(
         "maps_seen": len(deployment.snapshots),
         "trouble": trouble,
         "checker": checked.as_json(),
+        **about_this(scenario, "loadtest/run"),
+    }
+
+
+def about_this(scenario: Scenario, program: str) -> dict[str, Any]:
+    """What a verdict must say so that the experiment can be repeated."""
+    return {
         "seed": scenario.seed,
         "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "command": " ".join(["loadtest/run", *sys.argv[1:]]),
+        "command": " ".join([program, *sys.argv[1:]]),
     }
 
 
