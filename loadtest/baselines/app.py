@@ -12,8 +12,8 @@ session wait for each other inside of a replica. What it lacks is anybody who de
 The program starts Redis, Ray and Serve, says ``ready``, and ends all of it when its standard input ends.
 """
 
-# Without "from __future__ import annotations": Serve moves these methods to another class, where FastAPI doesn't find
-# what a name in quotes stands for.
+# Serve copies the methods below by value while this module is being imported. So what they use stands above them, and
+# there is no "from __future__ import annotations": FastAPI wouldn't find what a name in quotes stands for.
 
 import argparse
 import asyncio
@@ -45,6 +45,16 @@ class ChatRequest(BaseModel):
 
     message: str
     metadata: dict[str, Any] = {}
+
+
+async def chained(turns: list[dict[str, Any]], message: str, over_s: float) -> str:
+    """The agent: its reply proves from which turns it was computed."""
+    chain = Chain()
+    for turn in turns:
+        chain.reply_to(turn["message"])
+        chain.replied(turn["reply"])
+    await asyncio.sleep(over_s)
+    return chain.reply_to(message)
 
 
 @serve.deployment
@@ -90,16 +100,6 @@ class Chat:
     async def _turns(self, session_id: str) -> list[dict[str, Any]]:
         text = await self.redis.get(f"talk:{session_id}")
         return list(json.loads(text)) if text else []
-
-
-async def chained(turns: list[dict[str, Any]], message: str, over_s: float) -> str:
-    """The agent: its reply proves from which turns it was computed."""
-    chain = Chain()
-    for turn in turns:
-        chain.reply_to(turn["message"])
-        chain.replied(turn["reply"])
-    await asyncio.sleep(over_s)
-    return chain.reply_to(message)
 
 
 def main() -> int:
