@@ -13,7 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
@@ -46,6 +46,8 @@ class Answer:
     """What the deltas of the last attempt add up to; None if nothing was streamed."""
     replayed: bool = False
     slot: str = ""
+    host: str = ""
+    """The life of the host that answered; not told with a stream."""
     state: str = ""
     epoch: int = 0
     regressed: Regressed | None = None
@@ -133,8 +135,8 @@ class Client:
                 return await _streamed(reply, running)
             document = await _document(reply)
             if reply.status == 200:
-                epoch = int(document.get("epoch", 0))
-                return _done(document, running.slot, reply.headers.get("x-session-state", ""), None, epoch)
+                done = _done(document, running.slot, reply.headers.get("x-session-state", ""), None, 0)
+                return replace(done, host=reply.headers.get("x-served-by-host", ""))
             return _problem(reply.status, document, running.slot)
 
     async def turns(self, session: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ was not done and never will be), ``info`` (unknown: no answer, a torn one, a 5xx
     {"is": "invoke", "at": s, "op": n, "do": "turn", "session": id, "message": digest, "key"?: Idempotency-Key}
     {"is": "invoke", "at": s, "op": n, "do": "read", "session": id}
     {"is": "ok", "at": s, "op": n, "turn_id": str, "turn_seq": n, "reply": digest, "streamed"?: digest of the deltas,
-         "replayed": bool, "slot": str, "epoch": n or 0, "state": str}
+         "replayed": bool, "slot": str, "host": life of a host or "", "epoch": n or 0, "state": str}
     {"is": "ok", "at": s, "op": n, "turns": [[turn_seq, turn_id, message, reply, epoch], ...]}
     {"is": "fail" | "info", "at": s, "op": n, "status": n, "why": str, "regressed"?: [kept, lost]}
     {"is": "fault", "at": s, "kind": str, ...}

@@ -1,4 +1,4 @@
-"""Locust's users: each talks in sessions of its own, one message at a time, and writes down what came back.
+"""Locust's users: each talks in sessions of its own, and writes down what came back.
 
 A closed loop with constant pacing: a message is due every ``pace_s`` by the user's own schedule, which doesn't shift
 when an answer is late, and latencies count from there (no coordinated omission). No request is ever repeated, save
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent  # type: ignore[import-untyped]
 import requests
 from locust import LoadTestShape, User, events, task
 
@@ -69,11 +70,7 @@ class Session:
     def __init__(self, name: str, chance: random.Random) -> None:
         talk: tuple[int, list[str]] | None = next(TALKS, None)
         self.name = f"{name}.{PREFIX}" if talk is None else f"talk-{talk[0]}-{name}.{PREFIX}"
-        self._messages = self._made_up(name, chance) if talk is None else iter(talk[1])
-
-    def next_message(self) -> str | None:
-        """None: the conversation is over."""
-        return next(self._messages, None)
+        self.messages: Iterator[str] = self._made_up(name, chance) if talk is None else iter(talk[1])
 
     @staticmethod
     def _made_up(name: str, chance: random.Random) -> Iterator[str]:
@@ -107,7 +104,11 @@ class Chatter(User):
         if time.monotonic() > ENDS[0]:
             return
         session, message = self._next()
-        streams = self.random.random() < LOAD["streams"]
+        messages = [message, *itertools.islice(session.messages, LOAD["at_once"] - 1)]
+        said = [(session.name, each, self.random.random() < LOAD["streams"]) for each in messages]
+        gevent.joinall([gevent.spawn(self._say, *each) for each in said], raise_error=True)
+
+    def _say(self, session: str, message: str, streams: bool) -> None:
         answered = self._stream(session, message) if streams else self._ask(session, message, None)
         took_ms = 1000 * (time.monotonic() - self.due)
         self.environment.events.request.fire(
@@ -118,13 +119,13 @@ class Chatter(User):
             exception=None if answered == "ok" else RuntimeError(answered),
         )
 
-    def _next(self) -> tuple[str, str]:
-        """Session and message. All sessions are begun before any goes on, so that the faults find all of them; one
-        whose conversation is over makes place for another."""
+    def _next(self) -> tuple[Session, str]:
+        """Session and its next message. All sessions are begun before any goes on, so that faults find all of them;
+        one whose conversation is over makes place for another."""
         place = self.sessions.index(self.unbegun.pop()) if self.unbegun else self.random.randrange(len(self.sessions))
-        while (message := self.sessions[place].next_message()) is None:
+        while (message := next(self.sessions[place].messages, None)) is None:
             self.sessions[place] = self._session()
-        return self.sessions[place].name, message
+        return self.sessions[place], message
 
     def _stream(self, session: str, message: str) -> str:
         key, answered = secrets.token_hex(16), ""
@@ -197,6 +198,7 @@ class Chatter(User):
             streamed,
             replayed=document["replayed"],
             slot=reply.headers.get("x-served-by", ""),
+            host=reply.headers.get("x-served-by-host", ""),
             state=reply.headers.get("x-session-state", ""),
             epoch=epoch,
             due=round(self.due, 6),

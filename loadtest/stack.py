@@ -40,11 +40,17 @@ class Stack:
 
 @asynccontextmanager
 async def started(
-    port: int, hosts: int, agent: str, fsync: str = "always", dashboard_port: int = 0, redis_url: str = ""
+    port: int,
+    hosts: int,
+    agent: str,
+    fsync: str = "always",
+    dashboard_port: int = 0,
+    root: Path = ROOT,
+    redis_url: str = "",
 ) -> AsyncIterator[Stack]:
     """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start.
 
-    With ``redis_url`` it uses that Redis, which somebody else keeps.
+    ``root``: the checkout that is started, if it isn't this one. ``redis_url``: a Redis that somebody else keeps.
     """
     folder = Path(tempfile.mkdtemp(prefix="rehydra-loadtest-"))
     where = ["--port", str(port), "--data-dir", str(folder)]
@@ -52,7 +58,8 @@ async def started(
     options += ["--dashboard-port", str(dashboard_port)] if dashboard_port else []
     try:
         print(f"starting {hosts} hosts on port {port} ...", flush=True)
-        code, said = await _call(["deploy/up", *where, *options], UP_S, {"REDIS_URL": redis_url} if redis_url else {})
+        more = {"REDIS_URL": redis_url} if redis_url else {}
+        code, said = await _call(root, ["deploy/up", *where, *options], UP_S, more)
         if code:
             raise NotUp(f"deploy/up: exit code {code}\n{said}")
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -61,21 +68,21 @@ async def started(
         yield Stack(state["url"], state["redis_url"], folder, int(state["pid"]), dashboard, token)
     finally:
         # Shielded: Ctrl-C must not leave a deployment behind.
-        await asyncio.shield(_end(where, folder))
+        await asyncio.shield(_end(root, where, folder))
 
 
-async def _end(where: list[str], folder: Path) -> None:
-    code, said = await _call(["deploy/down", *where], DOWN_S)
+async def _end(root: Path, where: list[str], folder: Path) -> None:
+    code, said = await _call(root, ["deploy/down", *where], DOWN_S)
     if code:
         print(f"deploy/down: exit code {code}\n{said}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _call(command: list[str], wait_s: float, more: dict[str, str] | None = None) -> tuple[int, str]:
+async def _call(root: Path, command: list[str], wait_s: float, more: dict[str, str] | None = None) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        str(ROOT / command[0]),
+        str(root / command[0]),
         *command[1:],
-        cwd=ROOT,
+        cwd=root,
         env=os.environ | (more or {}),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

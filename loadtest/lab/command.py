@@ -20,7 +20,7 @@ from typing import Any
 
 from loadtest.conversations import load as conversations
 from loadtest.lab.deployment import Deployment, NotSo
-from loadtest.lab.experiment import experiment
+from loadtest.lab.experiment import AGENT, experiment
 from loadtest.lab.faults import Need
 from loadtest.lab.judge import commit
 from loadtest.lab.own_store import own_store
@@ -28,7 +28,6 @@ from loadtest.lab.scenario import Scenario, names, read
 from loadtest.lab.summary import summary, table
 from loadtest.stack import NotUp, started
 
-AGENT = "actors.agents.chained:chained"
 FOLDER = Path(".data/loadtest")
 
 
@@ -97,7 +96,7 @@ async def _deployment(scenario: Scenario, port: int) -> AsyncIterator[Deployment
         if Need.STORE_LINK in scenario.needs:
             own = await up.enter_async_context(own_store(port + 2, port + 3, scenario.fsync))
         redis_url = own.url if own else ""
-        stack = started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, redis_url)
+        stack = started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, redis_url=redis_url)
         yield Deployment(await up.enter_async_context(stack), scenario.hosts, own)
 
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import sys
-import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +16,17 @@ from typing import Any
 
 from loadtest.checker import check
 from loadtest.lab import analysis, report
-from loadtest.lab.deployment import LOOK_S, Deployment, NotSo
+from loadtest.lab.deployment import Deployment, NotSo
 from loadtest.lab.faults import Done
 from loadtest.lab.judge import Evidence, judge
+from loadtest.lab.load import talking
 from loadtest.lab.nemesis import Nemesis
 from loadtest.lab.progress import Progress
 from loadtest.lab.reading import last_word, read_back
 from loadtest.lab.scenario import Scenario
-from loadtest.stack import ROOT
 
-BEGIN_S = 30.0
-END_S = 90.0
+AGENT = "actors.agents.chained:chained"
+"""Whose replies the checker can compute again."""
 MAY_LOSE = frozenset({"cut_redis_tail"})
 """Faults after which the store may have less than was acknowledged: somebody must ask every session once more."""
 
@@ -38,8 +35,8 @@ MAY_LOSE = frozenset({"cut_redis_tail"})
 class Course:
     """How the load went."""
 
-    begun: float = 0.0
-    faults: list[Done] = field(default_factory=list)
+    begun: float
+    faults: list[Done]
     trouble: list[str] = field(default_factory=list)
 
 
@@ -82,57 +79,14 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def _under_load(deployment: Deployment, scenario: Scenario, out: Path, talks: Sequence[Sequence[str]]) -> Course:
-    course = Course()
-    (out / "begun").unlink(missing_ok=True)
-    locust = await _locust(deployment.stack.url, scenario, out, talks)
-    try:
-        course.begun = await _begun(locust, out / "begun")
-        progress = Progress(out / "users.jsonl", deployment, course.begun, scenario.for_s)
-        progress.say(f"{scenario.load.users} users talk for {scenario.for_s:g} s; seed {scenario.seed}")
-        nemesis = Nemesis(deployment, scenario, course.begun, progress)
-        course.faults = nemesis.done
+    async with talking(deployment.stack.url, scenario, out, talks) as talk:
+        progress = Progress(out / "users.jsonl", deployment, talk.begun, scenario.for_s)
+        nemesis = Nemesis(deployment, scenario, talk.begun, progress)
+        course = Course(talk.begun, nemesis.done)
         async with _beside(progress.watch()):
             try:
                 await nemesis.run()
             except NotSo as error:
                 course.trouble.append(str(error))
-            async with asyncio.timeout(scenario.for_s + END_S):
-                if code := await locust.wait():
-                    course.trouble.append(f"locust: exit code {code}, see locust.log")
-    finally:
-        if locust.returncode is None:
-            locust.kill()
-            await locust.wait()
+            course.trouble += await talk.end()
     return course
-
-
-async def _locust(
-    url: str, scenario: Scenario, out: Path, talks: Sequence[Sequence[str]]
-) -> asyncio.subprocess.Process:
-    plan = out / "plan.json"
-    about = scenario.model_dump(mode="json") | {"talks": talks}
-    files = {"history": str(out / "users.jsonl"), "begun": str(out / "begun")}
-    plan.write_text(json.dumps(about | files), encoding="utf-8")
-    with (out / "locust.log").open("w") as log:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary"),
-            *("--host", url, "--stop-timeout", "70", "--exit-code-on-error", "0", "--csv", str(out / "locust")),
-            env=os.environ | {"REHYDRA_LOADTEST_PLAN": str(plan), "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-
-
-async def _begun(locust: asyncio.subprocess.Process, path: Path) -> float:
-    deadline = time.monotonic() + BEGIN_S
-    while locust.returncode is None and time.monotonic() < deadline:
-        if text := _text(path):
-            return float(text)
-        await asyncio.sleep(LOOK_S)
-    raise NotSo("locust didn't begin; see locust.log")
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -20,10 +20,8 @@ from loadtest.lab.analysis import Maps, Moves, Op, quantiles
 from loadtest.lab.faults import KINDS, Done
 from loadtest.lab.scenario import Scenario
 from loadtest.stack import ROOT
-from loadtest.verdict import Verdict
+from loadtest.verdict import RULES, Verdict
 
-RULES = ["lost", "twice", "reordered", "numbers", "altered", "phantom", "rewritten", "chain", "epochs", "unread"]
-RULES += ["forked", "misreported"]
 LEASE_S = 5.0
 """A host that leaves as planned gives a lease back within this time after the session's last turn there."""
 RUNTIME = ("actors", "router", "deploy")
@@ -77,11 +75,18 @@ def judge(evidence: Evidence) -> dict[str, Any]:
         "trouble": evidence.trouble,
         "checker": evidence.checked.as_json(),
         "scenario": evidence.scenario.model_dump(mode="json"),
-        "seed": evidence.scenario.seed,
+        **about_this(evidence.scenario, "loadtest/run"),
+    }
+
+
+def about_this(scenario: Scenario, command: str) -> dict[str, Any]:
+    """What somebody needs who wants to do it again."""
+    return {
+        "seed": scenario.seed,
         "commit": commit(),
         "runtime": runtime(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "command": " ".join(["loadtest/run", *sys.argv[1:]]),
+        "command": " ".join([command, *sys.argv[1:]]),
     }
 
 

@@ -43,12 +43,14 @@ class Stage(Strict):
 
 
 class Load(Strict):
-    """Closed loop: every user has sessions of its own and at most one message under way, one due every ``pace_s``."""
+    """Closed loop: every user has sessions of its own and says something in one of them every ``pace_s``: one message,
+    or several at once. Whoever waits for an answer says nothing meanwhile."""
 
     users: int = Field(ge=1, le=5000)
     sessions_per_user: int = Field(default=4, ge=1, le=10_000)
     pace_s: float = Field(default=0.5, gt=0, description="time between two messages of one user, by schedule")
     over_s: float = Field(default=0.1, ge=0, le=60, description="how long the agent takes")
+    at_once: int = Field(default=1, ge=1, le=16, description="messages that a user sends to one session at one moment")
     message_bytes: tuple[int, int] = (20, 400)
     streams: float = Field(default=0.0, ge=0, le=1, description="share of messages that are streamed, with a key")
     stages: list[Stage] = Field(default_factory=list)
