@@ -33,6 +33,8 @@ _TICK_S = 0.1
 """How often the loop proves that it runs."""
 _SPACING_S = 0.05
 """Least time between two beats, however many ask for one at once."""
+_SPARES_BEATS = 4
+"""How often a host without a slot beats in others' interval: it inherits one, with its requests, between two beats."""
 _HEALTH_PATIENCE_S = 1.0
 """How long a health check may take to ask."""
 _HEALTH_REQUEST_BYTES_MAX = 8_192
@@ -64,6 +66,8 @@ class Policy(Protocol):
     def known_ring_version(self) -> int: ...
     @property
     def state(self) -> HostState: ...
+    @property
+    def crowded_out(self) -> bool: ...
     def replied(self, reply: BeatReply, sent: float, received: float) -> Orders: ...
     def drain(self) -> None: ...
 
@@ -180,9 +184,9 @@ class Beats:
     def health_port(self) -> int:
         return self._health.port
 
-    async def wait_listed(self) -> None:
-        """Return once the host has a slot; for ever, if none falls free."""
-        while self._policy.state is not HostState.SERVING:
+    async def wait_listed(self, *, or_spare: bool = False) -> None:
+        """Return once the host has a slot; ``or_spare``: or is known to have none. Otherwise that may be for ever."""
+        while self._policy.state is not HostState.SERVING and not (or_spare and self._policy.crowded_out):
             self._first.clear()
             await self._first.wait()
 
@@ -240,7 +244,8 @@ class Beats:
             if self.alive():
                 self._cycle()
             # An answer that took long is followed by the next beat at once, not after another interval.
-            due = max(due + self._settings.beat_interval_s, self._clock())
+            often = _SPARES_BEATS if self._policy.state is HostState.SPARE else 1
+            due = max(due + self._settings.beat_interval_s / often, self._clock())
             if self._wake.wait(due - self._clock()):
                 due = self._clock()
             self._stopping.wait(max(0.0, started + _SPACING_S - self._clock()))

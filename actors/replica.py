@@ -109,9 +109,12 @@ class HostLife:
     async def _wait_listed(self) -> None:
         try:
             async with asyncio.timeout(_JOIN_S):
-                await self._beats.wait_listed()
+                # Serve's own proxy hears of the slot once, after the start. The edge hears of every change.
+                await self._beats.wait_listed(or_spare=self.settings.edge.kind == "haproxy")
         except TimeoutError:
-            log.warning("no place on the ring yet; this host waits as a spare")
+            log.warning("no word from the store yet on a place on the ring")
+        if not self.host.ref.slot:
+            log.warning("no slot is free; this host waits as a spare")
 
     # --- actors.service.Service -------------------------------------------------------------------------------------
 
@@ -224,6 +227,11 @@ class SessionHost:
             "weight": life.settings.ring.host_weight,
             "ring_version": life.view.table.ring_version,
         }
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve every ``metrics_interval_s`` where it autoscales: what ``deploy.autoscale`` decides by."""
+        stats = self._life.host.stats()
+        return {"resident": stats["resident"], "busy": stats["busy"]}
 
     async def check_health(self) -> None:
         """Called by Serve; raising has the replica replaced."""

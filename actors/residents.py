@@ -96,6 +96,7 @@ class Residents:
         return {
             "passivated": {reason.value: count for reason, count in self._passivated.items()},
             "resident": len(self._activations),
+            "busy": sum(each.task is not None for each in self._activations.values()),
             "resident_bytes": self._bytes,
             "releasing": len(self._to_release) + self._releasing,
         }

@@ -35,7 +35,11 @@ HEALTH_PERIOD_S = 2.0
 """How soon Serve notices that a replica has died, and begins to start another."""
 
 CPUS = 0.01
-"""Claimed per replica: hosts wait more than they compute, and any number must fit where it is wanted."""
+"""Claimed per host: hosts wait more than they compute, and any number must fit where it is wanted."""
+
+ON_THE_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+"""Where the edge runs, as Serve's controller does: clients know one address, and a head that has no CPUs to give has
+room for it all the same."""
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
@@ -46,8 +50,16 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     groups = dict(args)
     hosts = int(groups.pop("hosts", HOSTS))
     settings = load(groups)
-    require_safe_on(_nodes(), settings)
-    edge = _deployment(EdgeReplica, settings, name="Edge", num_replicas=1)
+    require_safe_on(_machines(), settings)
+    edge = _deployment(
+        EdgeReplica,
+        settings,
+        name="Edge",
+        num_replicas=1,
+        ray_actor_options=ON_THE_HEAD,
+        # The new one first: it adopts HAProxy, which the last to end would take away with all that runs on it.
+        max_surge_percent=100,
+    )
     ingress = _deployment(serve.ingress()(SessionHost), settings, name="SessionHost", num_replicas=hosts)
     if settings.edge.kind == "serve":
         # Serve's own proxy is the way in: it asks the same ring.
@@ -59,35 +71,39 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     return ingress.bind(settings, HostView, edge.bind(settings, open_membership))
 
 
-def require_safe_on(nodes: int, settings: Settings) -> None:
-    """Misconfigured if a cluster of that many nodes can't, or mustn't, run with these settings."""
-    if nodes <= 1:
+def require_safe_on(machines: int, settings: Settings) -> None:
+    """Misconfigured if a cluster of that many machines can't, or mustn't, run with these settings."""
+    if machines <= 1:
         return
     if settings.edge.secret.get_secret_value() == PUBLIC_SECRET:
         raise Misconfigured(
-            f"edge.secret is the public default, and Ray runs on {nodes} nodes: set one of your own, the same for all"
-            " (openssl rand -base64 32), under args in deploy/serve.yaml or as REHYDRA_EDGE__SECRET."
+            f"edge.secret is the public default, and Ray runs on {machines} nodes: set one of your own, the same for"
+            " all (openssl rand -base64 32), under args in deploy/serve.yaml or as REHYDRA_EDGE__SECRET."
         )
     if is_loopback(settings.http.bind):
         raise Misconfigured(
-            f"http.bind is {settings.http.bind}, and Ray runs on {nodes} nodes: hosts couldn't reach each other;"
+            f"http.bind is {settings.http.bind}, and Ray runs on {machines} nodes: hosts couldn't reach each other;"
             ' set it to "", which is each node\'s own address.'
         )
 
 
-def _nodes() -> int:
-    """Nodes of the cluster on which this runs; 0 if it runs on none (``serve build``, tests)."""
-    return sum(1 for node in ray.nodes() if node["Alive"]) if ray.is_initialized() else 0
+def _machines() -> int:
+    """Machines of the cluster on which this runs; 0 if it runs on none (``serve build``, tests).
+
+    Several raylets of one machine have its loopback in common, so they count once.
+    """
+    if not ray.is_initialized():
+        return 0
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
 
 
 def _deployment(target: Any, settings: Settings, **options: Any) -> Any:
     return serve.deployment(target).options(
         max_ongoing_requests=ONGOING_MAX,
-        ray_actor_options={"num_cpus": CPUS},
         health_check_period_s=HEALTH_PERIOD_S,
         # Serve looks for its own ongoing requests before it ends a host; they have come by its proxy, if at all.
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=end_s(settings),
         logging_config={"enable_access_log": False, "log_level": settings.log.level},
-        **options,
+        **{"ray_actor_options": {"num_cpus": CPUS}, **options},
     )

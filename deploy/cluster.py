@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import IO, Any
 
 from pydantic_core import to_json
@@ -24,10 +25,13 @@ from actors.errors import Misconfigured
 from actors.settings import Settings
 from actors.stores import open_store
 from deploy.config import load
+from deploy.nodes import Nodes
 
 APPLICATION = "rehydra"
 OBJECT_STORE_BYTES = 80_000_000
 """About the least that Ray allows. Nothing here goes through it."""
+TEND_S = 0.25
+"""Time between two looks at the nodes."""
 
 
 class Report:
@@ -65,16 +69,18 @@ def run(options: argparse.Namespace, settings: Settings, report: Report) -> None
     ended = threading.Event()
     ray.init(
         address="local",
-        num_cpus=max(4, os.cpu_count() or 1),
+        # No CPU: hosts find no room on the head, as it should be where there are other nodes.
+        num_cpus=0 if options.nodes else max(4, os.cpu_count() or 1),
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=bool(options.dashboard_port),
         dashboard_port=options.dashboard_port or None,
         log_to_driver=False,
         logging_level=logging.WARNING,
         namespace=APPLICATION,
-        _temp_dir=options.temp_dir,
+        _temp_dir=str(options.temp_dir),
     )
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    nodes = Nodes(options.nodes, ray.get_runtime_context().gcs_address, options.temp_dir.parent, options.logs)
     report.say(step="Ray is up; starting the edge and the hosts")
     behind_edge = settings.edge.kind == "haproxy"
     serve.start(
@@ -85,6 +91,9 @@ def run(options: argparse.Namespace, settings: Settings, report: Report) -> None
     )
     from deploy.app import build  # noqa: PLC0415
 
+    # Whoever was started before the others had joined would all be on the first.
+    while sum(node["Alive"] for node in ray.nodes()) <= options.nodes and not ended.wait(TEND_S):
+        nodes.tend()
     serve.run(
         build({"hosts": options.hosts}),
         name=APPLICATION,
@@ -93,7 +102,8 @@ def run(options: argparse.Namespace, settings: Settings, report: Report) -> None
         external_scaler_enabled=True,
     )
     report.say(ready=True)
-    ended.wait()
+    while not ended.wait(TEND_S):
+        nodes.tend()
     serve.shutdown()
     ray.shutdown()
 
@@ -101,8 +111,10 @@ def run(options: argparse.Namespace, settings: Settings, report: Report) -> None
 def main() -> int:
     parser = argparse.ArgumentParser(prog="deploy.cluster")
     parser.add_argument("--hosts", type=int, required=True)
-    parser.add_argument("--temp-dir", required=True)
+    parser.add_argument("--temp-dir", type=Path, required=True)
     parser.add_argument("--dashboard-port", type=int, default=0)
+    parser.add_argument("--nodes", type=int, default=0, help="raylets beside the head, for the hosts")
+    parser.add_argument("--logs", type=Path, default=Path(), help="folder for what the nodes print")
     parser.add_argument("--report-to", type=int, required=True, help="file descriptor")
     options = parser.parse_args()
     with os.fdopen(options.report_to, "w") as pipe:

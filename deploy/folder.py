@@ -124,10 +124,10 @@ class Folder:
     def forget(self) -> None:
         """No stack runs here any more: the state and the short folder go, the talks, the secret and the logs stay."""
         (self.path / STATE).unlink(missing_ok=True)
-        logs = self.ray / "session_latest" / "logs" / "serve"
-        if logs.is_dir():
+        if logs := list(self.short.glob("*/session_latest/logs/serve")):
             shutil.rmtree(self.path / SERVE_LOGS, ignore_errors=True)
-            shutil.copytree(logs, self.path / SERVE_LOGS, ignore_dangling_symlinks=True)
+        for of_node in logs:
+            shutil.copytree(of_node, self.path / SERVE_LOGS, ignore_dangling_symlinks=True, dirs_exist_ok=True)
         shutil.rmtree(self.short, ignore_errors=True)
 
     def undo(self, keep: str) -> None:

@@ -29,6 +29,7 @@ class Options:
     fsync: str
     detach: bool
     dashboard_port: int
+    nodes: int
 
 
 def parse(arguments: list[str]) -> Options:
@@ -54,6 +55,12 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument(
         "--dashboard-port", type=_port, default=0, metavar="PORT", help="have Ray's dashboard and REST API, too"
     )
+    parser.add_argument(
+        "--nodes",
+        type=_nodes,
+        default=0,
+        help="run the hosts on so many Ray nodes (raylets) of their own, beside the head, which keeps the edge (0)",
+    )
     found = parser.parse_args(arguments)
     # Kept as typed otherwise: the folder of a stack is found again by deploy/down under the same name.
     data_dir = os.path.abspath(os.path.expanduser(found.data_dir)) if found.data_dir else ""
@@ -66,6 +73,10 @@ def _port(text: str) -> int:
 
 def _count(text: str) -> int:
     return _between(text, 1, 64, "a number of hosts")
+
+
+def _nodes(text: str) -> int:
+    return _between(text, 0, 16, "a number of nodes")
 
 
 def _between(text: str, least: int, most: int, what: str) -> int:

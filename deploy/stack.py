@@ -87,6 +87,8 @@ class Stack:
                 f"--hosts={options.hosts}",
                 f"--temp-dir={self._folder.ray}",
                 f"--dashboard-port={options.dashboard_port}",
+                f"--nodes={options.nodes}",
+                f"--logs={self._folder.path}",
             ],
             env,
         )

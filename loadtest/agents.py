@@ -26,3 +26,11 @@ async def deadly(conversation: Any) -> str:
     if conversation.message == "die":
         os._exit(1)
     return str(conversation.message)
+
+
+async def lasting(conversation: Any) -> AsyncIterator[str]:
+    """A word a second for ``metadata.over_s`` seconds, however long that is; then the message."""
+    for second in range(int((conversation.metadata or {}).get("over_s", 0))):
+        await asyncio.sleep(1.0)
+        yield f"{second} "
+    yield str(conversation.message)

@@ -52,7 +52,7 @@ EXAMPLES: Final = 2
 async def try_rehydra(scenario: Scenario, out: Path, port: int, *, fenced: bool) -> dict[str, Any]:
     """With its faults. The word of the experiment, in short."""
     with contextlib.nullcontext(ROOT) if fenced else unfenced(ROOT) as root:
-        async with started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, root) as stack:
+        async with started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, root=root) as stack:
             verdict = await experiment(Deployment(stack, scenario.hosts), scenario, out, [])
     return {
         "convicted_of": verdict["checker"]["violated"],

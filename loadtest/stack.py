@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +45,14 @@ async def started(
     agent: str,
     fsync: str = "always",
     dashboard_port: int = 0,
+    nodes: int = 0,
+    settings: Mapping[str, str] | None = None,
     root: Path = ROOT,
-    redis_url: str = "",
 ) -> AsyncIterator[Stack]:
     """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start.
 
-    ``root``: the checkout that is started, if it isn't this one. ``redis_url``: a Redis that somebody else keeps.
+    ``nodes``: Ray nodes that the hosts have to themselves. ``settings``: as in the environment. ``root``: the checkout
+    that is started, if it isn't this one.
     """
     folder = Path(tempfile.mkdtemp(prefix="rehydra-loadtest-"))
     where = ["--port", str(port), "--data-dir", str(folder)]
@@ -58,8 +60,8 @@ async def started(
     options += ["--dashboard-port", str(dashboard_port)] if dashboard_port else []
     try:
         print(f"starting {hosts} hosts on port {port} ...", flush=True)
-        more = {"REDIS_URL": redis_url} if redis_url else {}
-        code, said = await _call(root, ["deploy/up", *where, *options], UP_S, more)
+        options += ["--nodes", str(nodes)]
+        code, said = await _call(root, ["deploy/up", *where, *options], UP_S, settings)
         if code:
             raise NotUp(f"deploy/up: exit code {code}\n{said}")
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -78,12 +80,14 @@ async def _end(root: Path, where: list[str], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _call(root: Path, command: list[str], wait_s: float, more: dict[str, str] | None = None) -> tuple[int, str]:
+async def _call(
+    root: Path, command: list[str], wait_s: float, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         str(root / command[0]),
         *command[1:],
         cwd=root,
-        env=os.environ | (more or {}),
+        env=os.environ | dict(environment or {}),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

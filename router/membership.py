@@ -91,6 +91,8 @@ class Observer:
         self._dead: frozenset[str] = frozenset()
         self._evidence: dict[str, _Evidence] = {}
         self._asked: dict[str, float] = {}
+        self._waits_at = -1
+        """The table as of which this host was told to wait for a slot; -1: it wasn't."""
 
     # --- what comes in ------------------------------------------------------------------------------------------
 
@@ -132,6 +134,11 @@ class Observer:
         return incarnation in self._dead or self.is_refused(incarnation)
 
     @property
+    def crowded_out(self) -> bool:
+        """Whether all slots are others', so that this host is a spare until one falls free."""
+        return not self.listed and self.table is not NO_TABLE and not self._room()
+
+    @property
     def sent(self) -> float:
         """When the last own beat was sent that was accepted."""
         return self._sent
@@ -151,6 +158,7 @@ class Observer:
         if received - self._received > self._gap_max_s:
             # All silences begin anew in _note_silences: what was seen before the gap says nothing.
             self._breaks += 1
+            self._waits_at = -1
             self._run_since = received
             self._seen.clear()
             self._evidence.clear()
@@ -205,9 +213,18 @@ class Observer:
         evict = tuple(sorted((m.slot, m.incarnation) for m in members if self._evictable(m.incarnation)))
         slots = {member.incarnation for member in members}
         forget = tuple(sorted(name for name in self._dead if name not in slots))
-        room = any(f"slot-{number}" not in self.table.members for number in range(self._slots_max))
-        join = not self.listed and not self.draining and room
-        return Orders(sent + self._ttl_s, join, self.listed and self.draining, evict, forget)
+        return Orders(sent + self._ttl_s, self._shall_join(), self.listed and self.draining, evict, forget)
+
+    def _shall_join(self) -> bool:
+        if self.listed or self.draining:
+            self._waits_at = -1
+            return False
+        # Without room once for each table: the store then knows of one who waits, and hands on what falls free.
+        waits, self._waits_at = self._waits_at == self.table.ring_version, self.table.ring_version
+        return self._room() or not waits
+
+    def _room(self) -> bool:
+        return any(f"slot-{number}" not in self.table.members for number in range(self._slots_max))
 
     def _evictable(self, incarnation: str) -> bool:
         if incarnation in self._dead:

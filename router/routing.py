@@ -125,6 +125,11 @@ class HostView:
             return HostState.DRAINING
         return HostState.SERVING if self.observer.listed else HostState.SPARE
 
+    @property
+    def crowded_out(self) -> bool:
+        """Whether all slots are others', so that this host waits as a spare."""
+        return self.observer.crowded_out
+
     def drain(self) -> None:
         """This host is leaving: it says so with every beat, gives its slot back and takes none any more."""
         self.observer.draining = True

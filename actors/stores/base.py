@@ -179,7 +179,8 @@ class MembershipStore(Protocol):
     """
 
     def join(self, incarnation: str, address: str, health_port: int, weight: int, slots_max: int) -> Table:
-        """Take the lowest free slot of ``slots_max``; none free or one held already: no change (see slot_of)."""
+        """Take the lowest free slot of ``slots_max``; one held already: no change. None free: the table stays, and the
+        host waits as a spare, as long as it beats, for the first slot that ``leave`` or ``evict`` frees."""
         ...
 
     def beat(self, incarnation: str, address: str, state: HostState, known_ring_version: int) -> BeatReply:
@@ -187,11 +188,12 @@ class MembershipStore(Protocol):
         ...
 
     def leave(self, incarnation: str, gone: bool = False) -> Table:
-        """Give the slot back. The beats may go on (draining) until ``gone``, which forgets them too."""
+        """Give the slot back: in the same step it is the spare's that beat last, if one waits. The beats may go on
+        (draining) until ``gone``, which forgets them too."""
         ...
 
     def evict(self, slot: str, incarnation: str) -> Table:
-        """Take the slot from that very incarnation, if it still holds it, and forget its beats."""
+        """Take the slot from that very incarnation, if it still holds it, and forget its beats. A spare inherits it."""
         ...
 
     def table(self) -> Table:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Final
 
 from actors.model import Beat, BeatReply, HostState, Member, Table
@@ -26,13 +27,16 @@ class MemoryMembership:
         self._members: dict[str, Member] = {}
         self._beats: dict[str, tuple[Beat, int]] = {}
         """incarnation -> (its last beat, when it came in ms)"""
+        self._spares: dict[str, tuple[Member, int]] = {}
+        """incarnation -> (itself, without a slot; its slots_max)"""
 
     def join(self, incarnation: str, address: str, health_port: int, weight: int, slots_max: int) -> Table:
         with self._lock:
             if self._table().slot_of(incarnation) is None:
+                self._spares[incarnation] = (Member("", incarnation, address, health_port, weight), slots_max)
                 for slot in (f"slot-{number}" for number in range(slots_max)):
                     if slot not in self._members:
-                        self._members[slot] = Member(slot, incarnation, address, health_port, weight)
+                        self._members[slot] = replace(self._spares.pop(incarnation)[0], slot=slot)
                         self._changed()
                         break
             return self._table()
@@ -58,7 +62,9 @@ class MemoryMembership:
             slot = self._table().slot_of(incarnation)
             if slot is not None:
                 del self._members[slot]
+                self._hand_on(slot)
                 self._changed()
+            self._spares.pop(incarnation, None)
             if gone:
                 self._beats.pop(incarnation, None)
             return self._table()
@@ -69,6 +75,7 @@ class MemoryMembership:
             if member is not None and member.incarnation == incarnation:
                 del self._members[slot]
                 self._beats.pop(incarnation, None)
+                self._hand_on(slot)
                 self._changed()
             return self._table()
 
@@ -84,17 +91,28 @@ class MemoryMembership:
     def snapshot(self) -> object:
         """All that is stored now, to be given to :meth:`restore`."""
         with self._lock:
-            return (self._ring_version, dict(self._members), dict(self._beats))
+            return (self._ring_version, dict(self._members), dict(self._beats), dict(self._spares))
 
     def restore(self, snapshot: object) -> None:
         """Forget all that happened since ``snapshot``."""
         assert isinstance(snapshot, tuple)
         with self._lock:
-            self._ring_version, self._members, self._beats = deepcopy(snapshot)
+            self._ring_version, self._members, self._beats, self._spares = deepcopy(snapshot)
 
     def _changed(self) -> None:
         # From the clock after a loss of all data, so that nobody who knew the old table takes the new for older.
         self._ring_version = self._ring_version + 1 if self._ring_version else max(self._now_ms(), 1)
+
+    def _hand_on(self, slot: str) -> None:
+        number = int(slot.rpartition("-")[2])
+        self._spares = {name: spare for name, spare in self._spares.items() if name in self._beats}
+        heirs = [
+            (self._beats[name][1], name)
+            for name, (_, slots_max) in self._spares.items()
+            if number < slots_max and self._beats[name][0].state is HostState.SPARE
+        ]
+        if heirs:
+            self._members[slot] = replace(self._spares.pop(max(heirs)[1])[0], slot=slot)
 
     def _table(self) -> Table:
         return Table(self._ring_version, dict(self._members))

@@ -49,9 +49,10 @@ class Run:
         return verdict if same else None
 
     @property
-    def stack(self) -> tuple[str, frozenset[Need]]:
+    def stack(self) -> tuple[object, ...]:
         """Runs in which this is equal can share a stack."""
-        return self.scenario.fsync, self.scenario.needs
+        scenario = self.scenario
+        return scenario.fsync, scenario.needs, scenario.nodes, tuple(sorted(scenario.settings.items()))
 
 
 def planned(arguments: argparse.Namespace) -> list[Run]:
@@ -95,8 +96,8 @@ async def _deployment(scenario: Scenario, port: int) -> AsyncIterator[Deployment
         own = None
         if Need.STORE_LINK in scenario.needs:
             own = await up.enter_async_context(own_store(port + 2, port + 3, scenario.fsync))
-        redis_url = own.url if own else ""
-        stack = started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, redis_url=redis_url)
+        settings = scenario.settings | ({"REDIS_URL": own.url} if own else {})
+        stack = started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, scenario.nodes, settings)
         yield Deployment(await up.enter_async_context(stack), scenario.hosts, own)
 
 

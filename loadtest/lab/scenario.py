@@ -62,6 +62,8 @@ class Scenario(Strict):
     name: str
     about: str
     hosts: int = Field(default=3, ge=1, le=64)
+    nodes: int = Field(default=0, ge=0, le=16, description="Ray nodes that the hosts have to themselves")
+    settings: dict[str, str] = Field(default_factory=dict, description="Rehydra's, by their names in the environment")
     for_s: float = Field(gt=0, le=3600)
     fsync: str = Field(default="always", pattern="^(always|everysec)$")
     seed: int = 1

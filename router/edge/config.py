@@ -131,16 +131,16 @@ global
     nbthread {min(THREADS_MAX, os.cpu_count() or 1)}
     tune.bufsize {edge.buffer_bytes}
     tune.http.maxhdr {max(HEADERS_READ_MAX, settings.http.headers_max + 16)}
-    hard-stop-after 30s
+    # One that was replaced finishes what it has; no request takes longer.
+    hard-stop-after {_wait_s(settings)}s
     # Or two stacks that were given one port would share it, and each get half of the other's requests.
     noreuseport
-    stats socket {paths.socket} mode 600 level admin
+    stats socket {paths.socket} mode 600 level admin expose-fd listeners
     stats timeout 30s"""
 
 
 def _defaults(settings: Settings) -> str:
-    edge, session = settings.edge, settings.session
-    wait_s = int(max(settings.agent.deadline_s, session.request_wait_s) + session.commit_patience_s + _SPARE_S)
+    edge, wait_s = settings.edge, _wait_s(settings)
     return f"""
 defaults
     mode http
@@ -154,6 +154,8 @@ defaults
     timeout check {edge.check_interval_ms}ms
     # A reply comes in pieces that somebody reads as they come.
     option http-no-delay
+    # One that was replaced closes an idle connection with its next answer, not under a request that is on its way.
+    option idle-close-on-response
     # A request whose host died under it is repeated on the others, with the same headers: safe, because a turn whose
     # id is known is never applied twice (I3). Many tries, and one host after the other: a dead host that no check has
     # found yet refuses at once, and would use them up.
@@ -161,6 +163,12 @@ defaults
     retries 20
     retry-on conn-failure empty-response response-timeout
 {own_answers()}"""
+
+
+def _wait_s(settings: Settings) -> int:
+    """The longest that a request may take."""
+    session = settings.session
+    return int(max(settings.agent.deadline_s, session.request_wait_s) + session.commit_patience_s + _SPARE_S)
 
 
 def _frontend(settings: Settings, paths: Paths) -> str:

@@ -48,37 +48,41 @@ class Haproxy:
             return None
         return pid if self._is_ours(pid) else None
 
-    def ensure(self, config: str, map_lines: Callable[[], Iterable[str]]) -> bool:
-        """Have one that runs with ``config``: True if it was started now, False if it ran already.
+    def ensure(self, config: str, map_lines: Callable[[], Iterable[str]], *, replace: bool = True) -> bool:
+        """Have one that runs: True if it was started now, with ``config``; False if it ran already.
 
-        One that runs with other settings is ended first. EdgeFailed carries what HAProxy said.
+        One that runs with other settings hands its listeners to a new one, and finishes what it has; without
+        ``replace`` it is adopted as it is. EdgeFailed carries what HAProxy said.
         """
         with self._locked():
             if (pid := self.pid()) is not None:
-                if _first_line(self.paths.config) == config.split("\n", 1)[0]:
+                if not replace or _first_line(self.paths.config) == config.split("\n", 1)[0]:
                     return False
-                log.warning("the edge's settings have changed: HAProxy is started anew")
-                self._end(pid)
+                log.warning("the edge's settings have changed: another HAProxy takes over from pid %s", pid)
             self._write(self.paths.config, config)
             self._write(self.paths.map, "".join(f"{line}\n" for line in map_lines()))
-            self._start()
+            self._start(pid)
             return True
 
     def end(self) -> None:
-        """End it, and what it runs. Idempotent."""
+        """End it, what it runs, and those from which it took over. Idempotent."""
         if not os.path.isdir(self.paths.run_dir):
             return
         with self._locked():
-            if (pid := self.pid()) is not None:
+            for pid in [int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_ours(int(name))]:
                 self._end(pid)
             for path in (self.paths.pid, self.paths.socket):
                 Path(path).unlink(missing_ok=True)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _start(self, predecessor: int | None) -> None:
         # -D returns when the listeners are open, or says why not; from then on it is nobody's child.
         command = [binary(), "-D", "-f", self.paths.config, "-p", self.paths.pid]
+        if predecessor is not None:
+            # The listeners themselves come through the socket (-x), so no connection is refused in between; then the
+            # predecessor is told to take no more and to finish what it has (-sf).
+            command += ["-x", self.paths.socket, "-sf", str(predecessor)]
         Path(self.paths.pid).unlink(missing_ok=True)
         try:
             ended = subprocess.run(

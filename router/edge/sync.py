@@ -18,6 +18,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from actors.errors import RehydraError
 from actors.model import Member, Table
@@ -158,21 +159,24 @@ class Sync:
 
     # --- HAProxy, under the lock --------------------------------------------------------------------------------
 
-    async def _ensure(self) -> None:
+    async def _ensure(self, *, replace: bool = True) -> bool:
         servers = await self._servers()
         config = render(self._settings, self._haproxy.paths, servers.values())
         ring = self.ring
-        started = await asyncio.to_thread(self._haproxy.ensure, config, lambda: shard_map(ring.slot_of_shard))
+        lines = partial(shard_map, ring.slot_of_shard)
+        started = await asyncio.to_thread(self._haproxy.ensure, config, lines, replace=replace)
         self._pid = await asyncio.to_thread(self._haproxy.pid)
         # One that ran already may hold any map: it is swapped once. One that was started has read ours.
         self._mapped = ring.slot_of_shard if started else None
         self._incarnations = {m.slot: m.incarnation for m in ring.members} if started else {}
+        return started
 
     async def _revive(self) -> None:
-        # Dead, or another Edge has started another one.
-        await self._ensure()
-        self.restarts += 1
-        log.warning("HAProxy had died and was started anew, pid %s", self._pid)
+        # Dead; or another Edge, with other settings, has put another one in its place: that Edge is the newer one, and
+        # this one about to end, so that one is adopted, or the two would replace each other's for ever.
+        if await self._ensure(replace=False):
+            self.restarts += 1
+            log.warning("HAProxy had died and was started anew, pid %s", self._pid)
         if self.ring.members:
             await self._apply()
 

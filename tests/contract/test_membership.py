@@ -128,6 +128,54 @@ def test_an_evicted_host_that_comes_back_is_not_listed_and_may_join_again(member
     assert join(membership, "1").slot_of("inc-1") == "slot-1"
 
 
+def spares(membership: MembershipStore, *names: str, slots_max: int = 2) -> None:
+    """Hosts that beat and found no slot; the last has beaten last."""
+    for name in names:
+        membership.beat(f"inc-{name}", f"a:{name}", SPARE, -1)
+        assert join(membership, name, slots_max).slot_of(f"inc-{name}") is None
+
+
+@pytest.mark.parametrize("by", ["leave", "evict"])
+def test_a_slot_that_falls_free_is_a_spares_in_the_same_step(membership: MembershipStore, by: str) -> None:
+    join(membership, "1")
+    before = join(membership, "2")
+    spares(membership, "3")
+    table = membership.leave("inc-1") if by == "leave" else membership.evict("slot-0", "inc-1")
+    assert table.members["slot-0"] == Member("slot-0", "inc-3", "10.0.0.1:3", 9000, 1)
+    assert table.ring_version == before.ring_version + 1
+    assert membership.beat("inc-3", "a:3", SPARE, -1).listed is True
+    # It has inherited once; the next slot is nobody's.
+    assert holders(membership.leave("inc-2")) == {"slot-0": "inc-3"}
+
+
+async def test_of_two_spares_the_one_that_beat_last_inherits(lab: Lab) -> None:
+    """The other one may have died."""
+    membership = lab.membership()
+    join(membership, "1", slots_max=1)
+    spares(membership, "3", "4", slots_max=1)
+    await lab.pass_ms(10)
+    membership.beat("inc-3", "a:3", SPARE, -1)
+    assert holders(membership.leave("inc-1")) == {"slot-0": "inc-3"}
+
+
+def test_no_slot_goes_to_a_spare_that_has_gone_or_drains_or_wants_a_smaller_ring(membership: MembershipStore) -> None:
+    for name in ("1", "2", "3"):
+        join(membership, name)
+    spares(membership, "small")
+    spares(membership, "gone", "drains", "left", slots_max=3)
+    membership.leave("inc-gone", gone=True)
+    membership.leave("inc-left")
+    membership.beat("inc-drains", "a:drains", DRAINING, -1)
+    assert holders(membership.leave("inc-3")) == {"slot-0": "inc-1", "slot-1": "inc-2"}
+    assert holders(membership.leave("inc-2")) == {"slot-0": "inc-1", "slot-1": "inc-small"}
+
+
+def test_a_spare_that_waits_changes_no_table(membership: MembershipStore) -> None:
+    before = join(membership, "1", slots_max=1)
+    spares(membership, "3", slots_max=1)
+    assert membership.table() == before
+
+
 def test_a_beat_tells_everybodys_last_beat(membership: MembershipStore) -> None:
     membership.beat("inc-1", "a:1", SPARE, -1)
     reply = membership.beat("inc-2", "a:2", DRAINING, -1)

@@ -458,20 +458,6 @@ async def test_two_edges_share_one_haproxy_and_the_last_takes_it_away(stack: Sta
             await successor.check()
 
 
-async def test_an_edge_with_other_settings_starts_its_haproxy_anew(stack: Stack) -> None:
-    pid = stack.edge.haproxy.pid()
-    assert pid is not None
-    other = stack.settings.edge.model_copy(update={"connections_max": 99})
-    stack.settings = stack.settings.model_copy(update={"edge": other})
-    await stack.edge.aclose(last=False)
-    stack.edge = stack.another_edge()
-    await stack.edge.start()
-    assert not _runs(pid)
-    info = await Admin(stack.edge.haproxy.paths.socket).info()
-    assert int(info["Pid"]) == stack.edge.haproxy.pid()
-    assert int(info["Maxconn"]) == 99 + 64
-
-
 async def test_stacks_with_other_ports_do_not_meet(stack: Stack) -> None:
     folder = tempfile.mkdtemp(prefix="rh-edge-")
     other = Edge(settings_for(free_port(), folder), lambda _: stack.store)

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import redis
 
+from actors.model import Table
+from actors.settings import StoreSettings
+from actors.stores.redis_membership import RedisMembership
 from loadtest.client import Answer, Client, Kind
 from tests.integration.deployment import LOOK_S, Deployment, HostProcess
 
@@ -98,3 +101,53 @@ async def test_a_frozen_hosts_requests_are_answered_elsewhere_and_after_its_thaw
 async def has_been_fenced(deployment: Deployment, host: HostProcess, times: int) -> bool:
     stats = await deployment.stats(host)
     return int(stats["passivated"]["fenced"]) >= times
+
+
+@pytest.mark.timeout(90)
+async def test_a_frozen_hosts_slot_is_its_spares_at_once_and_after_the_thaw_it_is_the_spare() -> None:
+    """Two hosts never hold one slot, and no table lacks it: its sessions move once, to the host that inherits it."""
+    async with Deployment("actors.agents.echo:paced", hosts=2, ring={"slots_max": 2}) as deployment:
+        client = deployment.client
+        frozen, spare = deployment.host_in("slot-0"), await deployment.start_host()
+        assert spare.slot == ""
+        sessions = await deployment.sessions_in("slot-0", 4, "session")
+        before = leases(deployment, sessions)
+        tables = list[Table]()
+        watching = asyncio.create_task(watch(deployment.server.url, tables))
+
+        frozen.freeze()
+        answers = await asyncio.gather(*(client.chat(name, "after") for name in sessions))
+        assert [answer.kind for answer in answers] == [Kind.OK] * 4, answers
+        await until(lambda: has_slot(spare, "slot-0"))
+        answers = await asyncio.gather(*(client.chat(name, "more") for name in sessions))
+        assert {answer.slot for answer in answers} == {"slot-0"}
+        frozen.thaw()
+        await until(lambda: has_slot(frozen, ""))
+        answers = await asyncio.gather(*(client.chat(name, "still") for name in sessions))
+        assert {(answer.kind, answer.slot) for answer in answers} == {(Kind.OK, "slot-0")}
+        assert all(
+            holder == spare.incarnation and epoch > before[name][1]
+            for name, (holder, epoch) in leases(deployment, sessions).items()
+        )
+
+        await spare.end()
+        await until(lambda: has_slot(frozen, "slot-0"))
+        answers = await asyncio.gather(*(client.chat(name, "the last") for name in sessions))
+        assert [(answer.kind, answer.slot, answer.turn_seq) for answer in answers] == [(Kind.OK, "slot-0", 5)] * 4
+        watching.cancel()
+    assert {frozenset(table.members) for table in tables} == {frozenset({"slot-0", "slot-1"})}
+    assert {table.members["slot-0"].incarnation for table in tables} == {frozen.incarnation, spare.incarnation}
+    assert len({table.ring_version for table in tables}) == 3
+
+
+async def watch(redis_url: str, tables: list[Table]) -> None:
+    """Keep every membership table that a look finds. Runs until cancelled."""
+    store = RedisMembership.connect(StoreSettings(url=redis_url), 1.0)
+    while True:
+        tables.append(await asyncio.to_thread(store.table))
+        await asyncio.sleep(LOOK_S)
+
+
+async def has_slot(host: HostProcess, slot: str) -> bool:
+    _, ring = await Client(host.address, 5.0).get("/ring")
+    return bool(ring["slot"] == slot)

@@ -77,14 +77,15 @@ class OnACluster:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def config(self, hosts: int) -> str:
-        """The project's file with this test's ports, for so many hosts."""
-        config: Any = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+    def config(self, file: str = "serve.yaml", args: dict[str, Any] | None = None, **hosts: Any) -> str:
+        """The project's file with this test's ports, ``args``, and Serve's options of the ``hosts``."""
+        config: Any = yaml.safe_load((ROOT / "deploy" / file).read_text())
         config["http_options"]["port"] = self.proxy_port
         (application,) = config["applications"]
+        application["args"] |= args or {}
         application["args"]["edge"] |= {"port": self.edge_port, "run_dir": str(self.folder / "edge")}
-        application["deployments"][0]["num_replicas"] = hosts
-        path = self.folder / f"serve-{hosts}.yaml"
+        application["deployments"][0] |= hosts
+        path = self.folder / "serve.yaml"
         path.write_text(yaml.safe_dump(config))
         return str(path)
 
@@ -125,7 +126,7 @@ async def hosts_are(client: Client, hosts: int) -> None:
 
 async def test_the_file_is_deployed_and_deployed_again_with_fewer_hosts_without_an_error(cluster: OnACluster) -> None:
     client = Client(cluster.url)
-    await asyncio.to_thread(cluster.serve, "deploy", cluster.config(3))
+    await asyncio.to_thread(cluster.serve, "deploy", cluster.config(num_replicas=3))
     await hosts_are(client, 3)
     names = [f"talk-{number}" for number in range(SESSIONS)]
     for name in names:
@@ -144,7 +145,7 @@ async def test_the_file_is_deployed_and_deployed_again_with_fewer_hosts_without_
         return turns
 
     talks = [asyncio.create_task(talk(name)) for name in names]
-    await asyncio.to_thread(cluster.serve, "deploy", cluster.config(1))
+    await asyncio.to_thread(cluster.serve, "deploy", cluster.config(num_replicas=1))
     await hosts_are(client, 1)
     leaving.set()
     for name, turns in zip(names, await asyncio.gather(*talks), strict=True):

@@ -1,5 +1,5 @@
--- evict: take a slot from that very incarnation and forget its beats. Atomic, because whoever holds the slot by now
--- must not lose it.
+-- evict: take a slot from that very incarnation, for a spare if one waits, and forget its beats. Atomic, because whoever
+-- holds the slot by now must not lose it.
 --
 -- KEYS[1]  hash    the table
 -- KEYS[2]  hash    the beats
@@ -14,6 +14,7 @@ local host = 'host:' .. ARGV[2]
 if redis.call('HGET', KEYS[1], host) == ARGV[1] then
   redis.call('HDEL', KEYS[1], host, 'slot:' .. ARGV[1])
   redis.call('HDEL', KEYS[2], ARGV[2])
+  hand_on(ARGV[1])
   changed()
 end
 return table_reply()

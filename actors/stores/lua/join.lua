@@ -1,4 +1,5 @@
--- join: take the lowest free slot. Atomic, because two hosts that start at one moment must not take the same one.
+-- join: take the lowest free slot, or wait as a spare for the first that falls free. Atomic, because two hosts that start
+-- at one moment must not take the same one.
 --
 -- KEYS[1]  hash    the table
 -- KEYS[2]  hash    the beats (not used)
@@ -15,9 +16,11 @@ local host = 'host:' .. ARGV[1]
 -- beat): whoever takes a dead host's place can then say that the store is full.
 redis.call('PERSIST', KEYS[1])
 if redis.call('HEXISTS', KEYS[1], host) == 0 then
+  redis.call('HSET', KEYS[1], 'spare:' .. ARGV[1], ARGV[3] .. ' ' .. ARGV[2])
   for number = 0, tonumber(ARGV[3]) - 1 do
     local slot = 'slot-' .. number
     if redis.call('HSETNX', KEYS[1], 'slot:' .. slot, ARGV[2]) == 1 then
+      redis.call('HDEL', KEYS[1], 'spare:' .. ARGV[1])
       redis.call('HSET', KEYS[1], host, slot)
       changed()
       break

@@ -1,4 +1,5 @@
--- leave: give one's own slot back. Atomic, because the slot must still be one's own when it is freed.
+-- leave: give one's own slot back, to a spare if one waits. Atomic, because the slot must still be one's own when it is
+-- freed.
 --
 -- KEYS[1]  hash    the table
 -- KEYS[2]  hash    the beats
@@ -13,8 +14,10 @@ local host = 'host:' .. ARGV[1]
 local slot = redis.call('HGET', KEYS[1], host)
 if slot then
   redis.call('HDEL', KEYS[1], host, 'slot:' .. slot)
+  hand_on(slot)
   changed()
 end
+redis.call('HDEL', KEYS[1], 'spare:' .. ARGV[1])
 if ARGV[2] == '1' then
   redis.call('HDEL', KEYS[2], ARGV[1])
 end

@@ -1,6 +1,6 @@
 """The faults, a file for each family. A family that isn't imported here doesn't exist."""
 
-from loadtest.lab.faults import capacity, edge, hosts, link, store
+from loadtest.lab.faults import capacity, edge, hosts, link, ray_nodes, store
 from loadtest.lab.faults.kinds import EVERYBODY, KINDS, Done, Fault, Ground, Kind, Need, Released
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "edge",
     "hosts",
     "link",
+    "ray_nodes",
     "store",
 ]

@@ -42,7 +42,8 @@ class Fault(Strict):
     at_s: float = Field(ge=0)
     do: str
     hosts: int | None = Field(default=None, ge=1, le=64, description="scale: how many there shall be")
-    for_s: float = Field(default=5.0, gt=0, le=120, description="freezes and cuts: how long they last")
+    for_s: float = Field(default=5.0, gt=0, le=120, description="freezes and cuts: how long; a drain: its deadline")
+    surge_percent: int = Field(default=0, ge=0, le=100, description="rolling_update: Serve's max_surge_percent")
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
