@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -71,7 +72,11 @@ def planned(arguments: argparse.Namespace) -> list[Run]:
 
 
 async def carry_out(runs: Sequence[Run], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The verdicts of all runs, those that were there already among them."""
+    """The verdicts of all runs, those that were there already among them. CancelledError after SIGTERM, like Ctrl-C:
+    its stack is then gone as well."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     talks = [talk.messages for talk in conversations(arguments.conversations)] if arguments.conversations else []
     verdicts = []
     groups = itertools.groupby(enumerate(runs), lambda each: each[1].stack if arguments.one_stack else each[0])
@@ -150,6 +155,9 @@ def main() -> int:
         verdicts = asyncio.run(carry_out(runs, arguments))
     except (ValueError, NotUp, NotSo, OSError, TimeoutError) as error:
         print(f"loadtest/run: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("loadtest/run: stopped; runs that have their verdict need not be done again", file=sys.stderr)
         return 2
     if len(runs) > 1:
         told = summary(verdicts)
