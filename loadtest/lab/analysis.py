@@ -42,6 +42,8 @@ class Op:
     status: int = 0
     why: str = ""
     replayed: bool = False
+    host: str = ""
+    """Which life of which host answered."""
 
 
 def operations(path: Path) -> list[Op]:
@@ -56,7 +58,7 @@ def operations(path: Path) -> list[Op]:
                 op.due = line.get("due", op.at)
                 op.slot, op.state = line.get("slot", ""), line.get("state", "")
                 op.status, op.why = line.get("status", 200), line.get("why", "")
-                op.replayed = line.get("replayed", False)
+                op.replayed, op.host = line.get("replayed", False), line.get("host", "")
     return list(ops.values())
 
 
@@ -230,7 +232,7 @@ def answered_by_the_cut_off(fault: Done, ops: Sequence[Op]) -> list[Op]:
     return [
         op
         for op in ops
-        if op.kind == "ok" and not op.key and op.slot in fault.slots and fault.at < op.at and op.end < fault.over
+        if op.kind == "ok" and not op.key and op.host == fault.host and fault.at < op.at and op.end < fault.over
     ]
 
 

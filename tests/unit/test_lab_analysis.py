@@ -103,10 +103,16 @@ def test_a_lease_is_due_from_the_last_turn_at_the_host_that_left() -> None:
 
 
 def test_a_host_that_was_cut_off_may_answer_only_what_it_had_before() -> None:
-    fault = Done("cut_off_host", 10.0, "slot-0", over=20.0)
-    before, elsewhere, after = op("a", 9, 11, "slot-0"), op("b", 11, 12, "slot-1"), op("c", 15, 21, "slot-0")
-    streamed, wrong = op("d", 11, 12, "slot-0", key="k"), op("e", 11, 12, "slot-0")
-    assert answered_by_the_cut_off(fault, [before, elsewhere, after, streamed, wrong]) == [wrong]
+    fault = Done("cut_off_host", 10.0, "slot-0", host="life", over=20.0)
+
+    def by(host: str, at: float, end: float, key: str = "") -> Op:
+        answered = op("a", at, end, "slot-0", key=key)
+        answered.host = host
+        return answered
+
+    before, after, streamed = by("life", 9, 11), by("life", 15, 21), by("life", 11, 12, "k")
+    wrong, of_its_successor = by("life", 11, 12), by("another", 11, 12)
+    assert answered_by_the_cut_off(fault, [before, after, streamed, wrong, of_its_successor]) == [wrong]
 
 
 @pytest.mark.parametrize(

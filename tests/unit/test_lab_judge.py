@@ -26,7 +26,7 @@ def evidence(*more: Op, seen: str = "pid 1 is gone", wait_s: float = 0.5, troubl
     """A kill of slot-0 at 10 s, under one session's turn, whose next one is acknowledged ``wait_s`` later."""
     before = Op("a", 9.9, "", 10.0 + wait_s, 9.9, "ok", "slot-0", "rehydrated", 200)
     first = Op("a", 1.0, "", 1.1, 1.0, "ok", "slot-0", "new", 200)
-    fault = Done("kill_host", 10.0, "slot-0", 1, seen, again_s=3.0, traffic=1)
+    fault = Done("kill_host", 10.0, "slot-0", seen=seen, again_s=3.0, traffic=1)
     return Evidence(
         read("kill_host"), 0.0, [fault], [first, before, *more], MAPS, Verdict(), [trouble] if trouble else []
     )

@@ -71,6 +71,8 @@ class Done:
     at: float
     slot: str = ""
     """The victim; several with commas between; ``EVERYBODY``."""
+    host: str = ""
+    """The life of the host that was struck; known where somebody asks what it did meanwhile."""
     pid: int = 0
     seen: str = ""
     """What was seen of its effect; empty: nothing."""

@@ -18,13 +18,13 @@ async def cut_off_host(ground: Ground, fault: Fault, done: Done) -> None:
     deployment = ground.deployment
     if (own := deployment.own_store) is None:
         raise NotSo("the hosts reach their store without a proxy")
-    done.slot, host, done.pid = await deployment.busy_host(ground.random)
+    done.slot, done.host, done.pid = await deployment.busy_host(ground.random)
     cut = await own.cut(done.pid)
     done.at = time.monotonic()
     try:
         if not cut:
             raise NotSo(f"process {done.pid} has no connection through the proxy")
-        await deployment.until_off_the_ring(host, fault.for_s)
+        await deployment.until_off_the_ring(done.host, fault.for_s)
         done.effect_s = round(time.monotonic() - done.at, 2)
         if alive(done.pid):
             done.seen = f"pid {done.pid} lived, {cut} connections cut, off the ring after {done.effect_s} s"
