@@ -11,6 +11,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#997700", "#555555")
 """Told apart by the colour-blind as well (Paul Tol, "bright")."""
 BAD = "#bb2211"
+HALO = 'stroke="#fff" stroke-width="3" stroke-opacity=".8" paint-order="stroke"'
 MARKS_NAMED_MAX = 12
 """More marks than this have their name as a tooltip only."""
 
@@ -23,7 +24,7 @@ class Plot:
     def __init__(self, x: Point, y: Point, names: tuple[str, str], *, log: bool = False) -> None:
         self._log = log
         self._x = (x[0], max(x[1], x[0] + 1e-9))
-        low, high = (math.log10(max(1.0, end)) if log else end for end in y)
+        low, high = _widened(*y) if log else y
         self._y = (low, max(high, low + 1e-9))
         self._parts: list[str] = []
         self._legend = 0.0
@@ -69,7 +70,7 @@ class Plot:
             path = f'<path d="M{left} {TOP}V{base}" stroke="{BAD}" stroke-dasharray="4 3">{title}</path>'
             self._parts.append(path)
             if len(marks) <= MARKS_NAMED_MAX:
-                self._parts.append(text(left + 3, TOP + 12 + 13 * (number % 2), name, BAD))
+                self._parts.append(text(left + 3, TOP + 12 + 13 * (number % 2), name, BAD, more=HALO))
 
     # --- the frame ------------------------------------------------------------------------------------------------
 
@@ -91,9 +92,7 @@ class Plot:
     def _vertical_ticks(self) -> list[float]:
         if not self._log:
             return _ticks(*self._y)
-        powers = range(math.floor(self._y[0]), math.ceil(self._y[1]) + 1)
-        values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-        return [value for value in values if self._y[0] <= math.log10(value) <= self._y[1]]
+        return [value for value in _ROUND if self._y[0] <= math.log10(value) <= self._y[1]]
 
     def _name(self, name: str, colour: str) -> None:
         x = LEFT + self._legend
@@ -110,6 +109,16 @@ def text(x: float, y: float, words: str, colour: str = "#444", *, anchor: str = 
         f'<text x="{round(x, 1)}" y="{round(y, 1)}" fill="{colour}" text-anchor="{anchor}" {more}>'
         f"{html.escape(words)}</text>"
     )
+
+
+_ROUND = [factor * 10.0**power for power in range(10) for factor in (1, 2, 5)]
+
+
+def _widened(low: float, high: float) -> Point:
+    """Logarithms of the round numbers around the two."""
+    below = max((value for value in _ROUND if value <= low), default=_ROUND[0])
+    above = min((value for value in _ROUND if value >= high), default=_ROUND[-1])
+    return math.log10(below), math.log10(above)
 
 
 def _ticks(low: float, high: float) -> list[float]:

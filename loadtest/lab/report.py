@@ -23,6 +23,7 @@ h1 { margin: 0 } h2 { margin: 1.8em 0 .4em; font-size: 1.15em }
 .word.bad { background: #bb2211 } .about, .small { color: #666 } .small { font-size: .87em }
 table { border-collapse: collapse; font-size: .9em; font-variant-numeric: tabular-nums }
 th { text-align: left; color: #666; font-weight: 600; border-bottom: 2px solid #ddd }
+td { overflow-wrap: anywhere; min-width: 2.5em }
 td, th { padding: 3px 12px 3px 0; vertical-align: top } td { border-bottom: 1px solid #eee }
 td.n { text-align: right } tr.bad td { color: #bb2211; font-weight: 600 }
 .cards { display: flex; flex-wrap: wrap; gap: 10px; margin: 1.2em 0 }
@@ -110,7 +111,7 @@ def _faults(faults: Sequence[dict[str, Any]]) -> str:
         "whom",
         "traffic",
         "effect seen",
-        "ready again, s",
+        "ready, s",
         "had to move",
         "moved",
         "p50, s",
@@ -120,7 +121,7 @@ def _faults(faults: Sequence[dict[str, Any]]) -> str:
     for fault in faults:
         wait = fault["failover_s"]
         seen = fault["seen"] or f"none {fault['trouble']}"
-        cells = [fault["at_s"], fault["do"], fault["slot"], fault["traffic"], seen, fault["again_s"]]
+        cells = [fault["at_s"], fault["do"], fault["slot"], fault["traffic"], seen, fault["again_s"] or "–"]
         cells += [fault["moved"]["expected"], fault["moved"]["observed"], wait.get("p50", "–"), wait.get("p99", "–")]
         rows.append((not fault["effective"], cells))
     return _table(head, rows)
