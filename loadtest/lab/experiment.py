@@ -17,7 +17,7 @@ from typing import Any
 from loadtest.checker import check
 from loadtest.lab import analysis, report
 from loadtest.lab.deployment import Deployment, NotSo
-from loadtest.lab.faults import Done
+from loadtest.lab.faults import KINDS, Done
 from loadtest.lab.judge import Evidence, judge
 from loadtest.lab.load import talking
 from loadtest.lab.nemesis import Nemesis
@@ -27,8 +27,6 @@ from loadtest.lab.scenario import Scenario
 
 AGENT = "actors.agents.chained:chained"
 """Whose replies the checker can compute again."""
-MAY_LOSE = frozenset({"cut_redis_tail"})
-"""Faults after which the store may have less than was acknowledged: somebody must ask every session once more."""
 
 
 @dataclass(slots=True)
@@ -53,7 +51,7 @@ async def experiment(
     ops = await asyncio.to_thread(analysis.operations, out / "users.jsonl")
     histories = [out / "users.jsonl", out / "reads.jsonl"]
     sessions = {op.session for op in ops}
-    if scenario.kinds & MAY_LOSE:
+    if any(KINDS[name].may_lose for name in scenario.kinds):
         histories.append(out / "last.jsonl")
         await last_word(deployment.stack.url, sessions, histories[-1])
     course.trouble += await read_back(deployment.stack.url, sessions, histories[1])

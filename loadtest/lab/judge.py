@@ -99,7 +99,7 @@ def _invariants(evidence: Evidence, moves: Sequence[Moves]) -> dict[str, dict[st
     faults, ops, violated = evidence.faults, evidence.ops, evidence.checked.violated
     turns, errors = sum(op.kind == "ok" for op in ops), _errors(ops)
     held = [wait for fault in faults for wait in analysis.releases(fault, ops)]
-    cut_off = [fault for fault in faults if fault.do == "cut_off_host"]
+    cut_off = [fault for fault in faults if fault.host]
 
     def count(counted: int, broken: int) -> dict[str, int]:
         return {"counted": counted, "violated": broken}

@@ -125,6 +125,8 @@ class Kind:
     """It takes hosts away, or their sessions from them: those of ``Done.slots`` may move."""
     reloads: bool = False
     """Any session may have to be loaded anew after it."""
+    may_lose: bool = False
+    """The store may have less afterwards than was acknowledged: every session must be asked once more."""
     wants_hosts: bool = False
     """It is told how many hosts there shall be."""
     all_ready: bool = False
@@ -144,6 +146,7 @@ def kind(
     *,
     takes_hosts: bool = False,
     reloads: bool = False,
+    may_lose: bool = False,
     wants_hosts: bool = False,
     all_ready: bool = False,
     errors: frozenset[str] = frozenset(),
@@ -154,7 +157,9 @@ def kind(
 
     def enter(carry_out: CarryOut) -> CarryOut:
         name = carry_out.__name__
-        KINDS[name] = Kind(name, carry_out, takes_hosts, reloads, wants_hosts, all_ready, errors, errors_for_s, needs)
+        KINDS[name] = Kind(
+            name, carry_out, takes_hosts, reloads, may_lose, wants_hosts, all_ready, errors, errors_for_s, needs
+        )
         return carry_out
 
     return enter

@@ -50,7 +50,7 @@ async def freeze_redis(ground: Ground, fault: Fault, done: Done) -> None:
 
 
 # A loss is told to whoever comes next, whenever that is.
-@kind(reloads=True, all_ready=True, errors=REGRESSED, errors_for_s=math.inf)
+@kind(reloads=True, may_lose=True, all_ready=True, errors=REGRESSED, errors_for_s=math.inf)
 async def cut_redis_tail(ground: Ground, fault: Fault, done: Done) -> None:
     """SIGKILL, and what it wrote in its last half second isn't in its file when it is started again."""
     deployment = ground.deployment
