@@ -163,13 +163,14 @@ class Deployment:
     # --- what is done to it ---------------------------------------------------------------------------------------
 
     def signal(self, pid: int, number: int) -> float:
-        """When it was sent, monotonic. NotOurs unless the experiment started that process."""
+        """Just before it was sent, monotonic: it can't be felt earlier. NotOurs unless the experiment started it."""
         process = psutil.Process(pid)
         family = {pid, *(parent.pid for parent in process.parents())}
         if not family & {self.stack.pid, os.getpid()} and str(self.stack.folder) not in process.environ().values():
             raise NotOurs(f"process {pid} ({process.name()})")
+        at = time.monotonic()
         os.kill(pid, number)
-        return time.monotonic()
+        return at
 
     async def scale(self, hosts: int) -> None:
         """Ask Serve for so many hosts."""
