@@ -50,6 +50,11 @@ def slot_header(slot: str) -> tuple[bytes, bytes]:
     return (b"x-served-by", slot.encode() or b"-")
 
 
+def host_header(incarnation: str) -> tuple[bytes, bytes]:
+    """``X-Served-By-Host``: which life of which host; a slot has many, and a host may change its slot."""
+    return (b"x-served-by-host", incarnation.encode())
+
+
 def done_document(session_id: str, turn: Turn, replayed: bool) -> bytes:
     """The JSON of a committed turn: the body of the answer, and the data of the stream's ``done``."""
     return to_json(
@@ -76,14 +81,14 @@ def turn_headers(done: Done) -> Headers:
     return headers
 
 
-def done_answer(session_id: str, served_by: tuple[bytes, bytes], done: Done) -> Answer:
+def done_answer(session_id: str, served_by: Headers, done: Done) -> Answer:
     """200 with the committed turn."""
     body = done_document(session_id, done.turn, done.replayed)
     headers = [
         JSON_TYPE,
         (b"content-length", b"%d" % len(body)),
         (b"x-session-id", session_id.encode()),
-        served_by,
+        *served_by,
         *turn_headers(done),
     ]
     return Answer(200, headers, body)

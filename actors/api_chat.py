@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from actors.api_answers import Answer, Headers, done_answer, problem_answer, slot_header
+from actors.api_answers import Answer, Headers, done_answer, host_header, problem_answer, slot_header
 from actors.api_headers import (
     ANY_TURN,
     picked,
@@ -41,7 +41,7 @@ class WholeRequester:
 
     stream = False
 
-    def __init__(self, send: Send, session_id: str, served_by: tuple[bytes, bytes]) -> None:
+    def __init__(self, send: Send, session_id: str, served_by: Headers) -> None:
         self._send = send
         self._session_id = session_id
         self._served_by = served_by
@@ -61,7 +61,7 @@ class WholeRequester:
         if isinstance(final, Done):
             await self.relay(done_answer(self._session_id, self._served_by, final))
         else:
-            await self.relay(problem_answer(final, self._served_by, session_id=self._session_id))
+            await self.relay(problem_answer(final, *self._served_by, session_id=self._session_id))
 
     async def relay(self, answer: Answer) -> None:
         """The one answer, whoever made it. Later ones are dropped: a relay may have been cut short after its end."""
@@ -82,7 +82,7 @@ class ChatRoute:
         self._ping_s = service.settings.http.ping_s
         self._body_s = service.settings.http.body_s
         self._pass = self._reader.right_pass
-        self._slot_headers: dict[str, tuple[bytes, bytes]] = {}
+        self._served_by_slot: dict[str, Headers] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -107,8 +107,9 @@ class ChatRoute:
         except ClientGone:
             log.debug("client gone", extra={"session": request.key.session_id})
 
-    async def _stream(self, request: TurnRequest, hops: int, served_by: tuple[bytes, bytes], send: Send) -> None:
-        requester = StreamRequester(send, request.key.session_id, served_by, self._ping_s, self._body_s)
+    async def _stream(self, request: TurnRequest, hops: int, served_by: Headers, send: Send) -> None:
+        # The slot alone: a stream that one host begins another may end, and its head has left by then.
+        requester = StreamRequester(send, request.key.session_id, served_by[0], self._ping_s, self._body_s)
         stalled = False
         try:
             async with asyncio.TaskGroup() as group:
@@ -130,12 +131,13 @@ class ChatRoute:
         if not requester.finished:
             await requester.finish(RehydraError("The host ended the request without an answer; its log says why."))
 
-    def _served_by(self) -> tuple[bytes, bytes]:
-        slot = self._service.host.ref.slot
-        header = self._slot_headers.get(slot)
-        if header is None:
-            header = self._slot_headers[slot] = slot_header(slot)
-        return header
+    def _served_by(self) -> Headers:
+        """The slot, which this host may change, and the name of its life, which stays."""
+        ref = self._service.host.ref
+        headers = self._served_by_slot.get(ref.slot)
+        if headers is None:
+            headers = self._served_by_slot[ref.slot] = [slot_header(ref.slot), host_header(ref.incarnation)]
+        return headers
 
     async def _must_exist(self, key: SessionKey) -> None:
         """``If-Match: *``. A session that has a turn keeps it until it is deleted or expires, so no race can undo the

@@ -217,6 +217,10 @@ CHAT_HEADERS = {
     "ETag": ETAG,
     "X-Session-Id": {"schema": {"type": "string"}},
     "X-Served-By": {"description": "The slot whose host answered.", "schema": {"type": "string"}},
+    "X-Served-By-Host": {
+        "description": "That host's life, as `GET /ring` names it. Not of a stream, which several hosts may tell.",
+        "schema": {"type": "string"},
+    },
     "X-Session-State": {"schema": {"enum": ["new", "resident", "rehydrated"]}},
     "Idempotent-Replayed": {"schema": {"const": "true"}},
 }

@@ -13,12 +13,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
 
-from loadtest.history import TurnLine
+from loadtest.history import Regressed, TurnLine, regressed_in
 from loadtest.wire import Address, Broken, Reply, request
 
 PAGE = 200
@@ -46,8 +46,12 @@ class Answer:
     """What the deltas of the last attempt add up to; None if nothing was streamed."""
     replayed: bool = False
     slot: str = ""
+    host: str = ""
+    """The life of the host that answered; not told with a stream."""
     state: str = ""
     epoch: int = 0
+    regressed: Regressed | None = None
+    """The deployment says that it lost the end of the session."""
 
 
 @dataclass(slots=True)
@@ -135,8 +139,8 @@ class Client:
                 return await _streamed(reply, running)
             document = await _document(reply)
             if reply.status == 200:
-                epoch = int(document.get("epoch", 0))
-                return _done(document, running.slot, reply.headers.get("x-session-state", ""), None, epoch)
+                done = _done(document, running.slot, reply.headers.get("x-session-state", ""), None, 0)
+                return replace(done, host=reply.headers.get("x-served-by-host", ""))
             return _problem(reply.status, document, running.slot)
 
     async def turns(self, session: str) -> list[dict[str, Any]]:
@@ -239,4 +243,4 @@ def _done(document: Mapping[str, Any], slot: str, state: str, streamed: str | No
 def _problem(status: int, document: Mapping[str, Any], slot: str) -> Answer:
     known = 400 <= status < 500 and document.get("outcome") == "not_done"
     why = f"{document.get('type', '')} {document.get('title', '')} {document.get('detail', '')}".strip()
-    return Answer(Kind.FAIL if known else Kind.INFO, status, why, slot=slot)
+    return Answer(Kind.FAIL if known else Kind.INFO, status, why, slot=slot, regressed=regressed_in(document))

@@ -153,7 +153,7 @@ class Player:
         )
         self.tally.counts["sent"] += 1
         if answer.kind is Kind.OK:
-            seen = {"replayed": answer.replayed, "slot": answer.slot, "epoch": answer.epoch, "state": answer.state}
+            seen = {name: getattr(answer, name) for name in ("replayed", "slot", "host", "epoch", "state")}
             self.history.ok_turn(op, answer.turn_id, answer.turn_seq, answer.reply, answer.streamed, **seen)
             self.tally.counts[f"state {answer.state or 'unknown'}"] += 1
         elif answer.kind is Kind.FAIL:

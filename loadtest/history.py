@@ -7,14 +7,15 @@ was not done and never will be), ``info`` (unknown: no answer, a torn one, a 5xx
     {"is": "invoke", "at": s, "op": n, "do": "turn", "session": id, "message": digest, "key"?: Idempotency-Key}
     {"is": "invoke", "at": s, "op": n, "do": "read", "session": id}
     {"is": "ok", "at": s, "op": n, "turn_id": str, "turn_seq": n, "reply": digest, "streamed"?: digest of the deltas,
-         "replayed": bool, "slot": str, "epoch": n or 0, "state": str}
+         "replayed": bool, "slot": str, "host": life of a host or "", "epoch": n or 0, "state": str}
     {"is": "ok", "at": s, "op": n, "turns": [[turn_seq, turn_id, message, reply, epoch], ...]}
-    {"is": "fail" | "info", "at": s, "op": n, "status": n, "why": str}
+    {"is": "fail" | "info", "at": s, "op": n, "status": n, "why": str, "regressed"?: [kept, lost]}
     {"is": "fault", "at": s, "kind": str, ...}
 
-``at`` is the machine's monotonic clock in seconds, so that files of several processes of one machine can be merged.
-Texts are kept as digests (16 hex digits of BLAKE2b over their UTF-8), save in reads, so that the checker can compute
-a chained reply again.
+``regressed`` is the deployment's word that its store lost the end of the session: ``lost`` turns had been confirmed,
+``kept`` are left (409 ``state-regressed``). ``at`` is the machine's monotonic clock in seconds, so that files of
+several processes of one machine can be merged. Texts are kept as digests (16 hex digits of BLAKE2b over their UTF-8),
+save in reads, so that the checker can compute a chained reply again.
 """
 
 from __future__ import annotations
@@ -22,13 +23,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 TurnLine = tuple[int, str, str, str, int]
 """turn_seq, turn_id, message, reply, epoch (0 = not told)."""
+
+Regressed = tuple[int, int]
+"""How many turns a session has left, and how many of it had been confirmed."""
+
+
+def regressed_in(problem: Mapping[str, Any]) -> Regressed | None:
+    """The report of a loss in a problem document, if it is one."""
+    if not str(problem.get("type", "")).endswith("state-regressed"):
+        return None
+    return int(problem["turn_seq"]), int(problem["turn_seq_lost"])
 
 
 def digest_of(text: str) -> str:
@@ -83,9 +94,10 @@ class History:
         """Definitely not done."""
         self._write({"is": "fail", "op": op, "status": status, "why": why})
 
-    def info(self, op: int, status: int, why: str) -> None:
+    def info(self, op: int, status: int, why: str, regressed: Regressed | None = None) -> None:
         """Unknown. ``status`` 0: there was no answer."""
-        self._write({"is": "info", "op": op, "status": status, "why": why})
+        line = {"is": "info", "op": op, "status": status, "why": why}
+        self._write(line | ({"regressed": regressed} if regressed else {}))
 
     def fault(self, kind: str, **about: Any) -> None:
         """Something was done to the deployment."""

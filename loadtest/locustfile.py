@@ -1,4 +1,4 @@
-"""Locust's users: each talks in sessions of its own, one message at a time, and writes down what came back.
+"""Locust's users: each talks in sessions of its own, and writes down what came back.
 
 A closed loop with constant pacing: a message is due every ``pace_s`` by the user's own schedule, which doesn't shift
 when an answer is late, and latencies count from there (no coordinated omission). No request is ever repeated, save
@@ -14,18 +14,21 @@ import os
 import random
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent  # type: ignore[import-untyped]
 import requests
 from locust import LoadTestShape, User, events, task
 
-from loadtest.history import History
+from loadtest.history import History, regressed_in
 
 PLAN: dict[str, Any] = json.loads(Path(os.environ["REHYDRA_LOADTEST_PLAN"]).read_text(encoding="utf-8"))
 LOAD: dict[str, Any] = PLAN["load"]
 HISTORY = History(Path(PLAN["history"]))
 NUMBERS = itertools.count()
+TALKS = itertools.cycle(enumerate(PLAN["talks"]))
 PREFIX = secrets.token_hex(4)
 TIMEOUT_S = 60.0
 REPEATS_MAX = 60
@@ -61,16 +64,36 @@ class Stages(LoadTestShape):
         return int(users), float(users)
 
 
+class Session:
+    """One session of one user, and what is said in it: a recorded conversation, or words without end."""
+
+    def __init__(self, name: str, chance: random.Random) -> None:
+        talk: tuple[int, list[str]] | None = next(TALKS, None)
+        self.name = f"{name}.{PREFIX}" if talk is None else f"talk-{talk[0]}-{name}.{PREFIX}"
+        self.messages: Iterator[str] = self._made_up(name, chance) if talk is None else iter(talk[1])
+
+    @staticmethod
+    def _made_up(name: str, chance: random.Random) -> Iterator[str]:
+        least, most = LOAD["message_bytes"]
+        for number in itertools.count(1):
+            head = f"{name}.{number} "
+            yield head + "x" * (chance.randint(least, most) - len(head))
+
+
 class Chatter(User):
     """One person. ``due``: when the next message should be sent."""
 
     def on_start(self) -> None:
         self.number = next(NUMBERS)
         self.random = random.Random(f"{PLAN['seed']}-{self.number}")
-        self.sessions = [f"u{self.number}-{n}.{PREFIX}" for n in range(LOAD["sessions_per_user"])]
+        self.names = itertools.count()
+        self.sessions = [self._session() for _ in range(LOAD["sessions_per_user"])]
+        self.unbegun = list(self.sessions)
         self.due = time.monotonic() + self.random.uniform(0, LOAD["pace_s"])
-        self.sent = itertools.count()
         time.sleep(max(0.0, self.due - time.monotonic()))
+
+    def _session(self) -> Session:
+        return Session(f"u{self.number}-{next(self.names)}", self.random)
 
     def wait_time(self) -> float:
         self.due += float(LOAD["pace_s"])
@@ -80,9 +103,12 @@ class Chatter(User):
     def say(self) -> None:
         if time.monotonic() > ENDS[0]:
             return
-        session = self.random.choice(self.sessions)
-        message = self._message()
-        streams = self.random.random() < LOAD["streams"]
+        session, message = self._next()
+        messages = [message, *itertools.islice(session.messages, LOAD["at_once"] - 1)]
+        said = [(session.name, each, self.random.random() < LOAD["streams"]) for each in messages]
+        gevent.joinall([gevent.spawn(self._say, *each) for each in said], raise_error=True)
+
+    def _say(self, session: str, message: str, streams: bool) -> None:
         answered = self._stream(session, message) if streams else self._ask(session, message, None)
         took_ms = 1000 * (time.monotonic() - self.due)
         self.environment.events.request.fire(
@@ -93,12 +119,13 @@ class Chatter(User):
             exception=None if answered == "ok" else RuntimeError(answered),
         )
 
-    def _message(self) -> str:
-        if PLAN["messages"]:
-            return str(PLAN["messages"][(self.number + next(self.sent)) % len(PLAN["messages"])])
-        least, most = LOAD["message_bytes"]
-        head = f"{self.number}.{next(self.sent)} "
-        return head + "x" * (self.random.randint(least, most) - len(head))
+    def _next(self) -> tuple[Session, str]:
+        """Session and its next message. All sessions are begun before any goes on, so that faults find all of them;
+        one whose conversation is over makes place for another."""
+        place = self.sessions.index(self.unbegun.pop()) if self.unbegun else self.random.randrange(len(self.sessions))
+        while (message := next(self.sessions[place].messages, None)) is None:
+            self.sessions[place] = self._session()
+        return self.sessions[place], message
 
     def _stream(self, session: str, message: str) -> str:
         key, answered = secrets.token_hex(16), ""
@@ -129,10 +156,15 @@ class Chatter(User):
         if reply.status_code == 200:
             self._ok(op, document, reply, None, 0)
             return "ok"
-        known = 400 <= reply.status_code < 500 and document.get("outcome") == "not_done"
-        why = f"{document.get('type', '')} {document.get('detail', '')}"[:300]
-        (HISTORY.fail if known else HISTORY.info)(op, reply.status_code, why)
-        return f"{reply.status_code} {why}"
+        return self._refused(op, reply.status_code, document)
+
+    def _refused(self, op: int, status: int, problem: dict[str, Any]) -> str:
+        why = f"{problem.get('type', '')} {problem.get('detail', '')}"[:300]
+        if 400 <= status < 500 and problem.get("outcome") == "not_done":
+            HISTORY.fail(op, status, why)
+        else:
+            HISTORY.info(op, status, why, regressed_in(problem))
+        return f"{status} {why}"
 
     def _streamed(self, op: int, reply: requests.Response) -> str:
         name, epoch, deltas = "", 0, list[str]()
@@ -150,8 +182,8 @@ class Chatter(User):
                 self._ok(op, json.loads(value), reply, "".join(deltas) if deltas else None, epoch)
                 return "ok"
             elif field == "data" and name == "error":
-                HISTORY.info(op, 200, value[:300])
-                return "the stream ended with an error"
+                problem = json.loads(value)
+                return self._refused(op, int(problem.get("status", 500)), problem)
         HISTORY.info(op, 200, "the stream ended without done or error")
         return "torn"
 
@@ -166,6 +198,7 @@ class Chatter(User):
             streamed,
             replayed=document["replayed"],
             slot=reply.headers.get("x-served-by", ""),
+            host=reply.headers.get("x-served-by-host", ""),
             state=reply.headers.get("x-session-state", ""),
             epoch=epoch,
             due=round(self.due, 6),

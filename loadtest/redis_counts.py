@@ -9,10 +9,10 @@ how much it isn't, and a measurement with another value than 0 there proves noth
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+
+from loadtest.redis_wire import ask
 
 SCRIPTED = frozenset(
     {"evalsha", "hmget", "hget", "hset", "hdel", "hexists", "hgetall", "hsetnx", "rpush", "lindex", "lrange", "time"}
@@ -45,15 +45,7 @@ class PerTurn:
 
 async def commandstats(url: str) -> dict[str, int]:
     """Calls so far, by command. OSError if the server can't be reached or refuses."""
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 6379)
-    try:
-        if parts.password:
-            names = [unquote(part) for part in (parts.username, parts.password) if part]
-            await _call(reader, writer, "AUTH", *names)
-        text = await _call(reader, writer, "INFO", "commandstats")
-    finally:
-        writer.close()
+    text = await ask(url, "INFO", "commandstats")
     return dict(_count(line) for line in text.splitlines() if line.startswith("cmdstat_"))
 
 
@@ -76,15 +68,3 @@ def between(before: Mapping[str, int], after: Mapping[str, int], turns: int) -> 
 def _count(line: str) -> tuple[str, int]:
     name, _, fields = line.removeprefix("cmdstat_").partition(":")
     return name, int(fields.partition("calls=")[2].partition(",")[0])
-
-
-async def _call(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
-    """One command, in the protocol's own words (RESP 2), whose reply is one line or one bulk string."""
-    packed = [word.encode() for word in words]
-    writer.write(b"*%d\r\n" % len(packed) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in packed))
-    line = (await reader.readline()).decode().rstrip()
-    if line.startswith("$"):
-        return (await reader.readexactly(int(line[1:]) + 2)).decode()
-    if not line.startswith("+"):
-        raise OSError(f"{words[0]}: {line or 'the server hung up'}")
-    return line[1:]

@@ -47,10 +47,12 @@ async def started(
     dashboard_port: int = 0,
     nodes: int = 0,
     settings: Mapping[str, str] | None = None,
+    root: Path = ROOT,
 ) -> AsyncIterator[Stack]:
     """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start.
 
-    ``nodes``: Ray nodes that the hosts have to themselves. ``settings``: as in the environment.
+    ``nodes``: Ray nodes that the hosts have to themselves. ``settings``: as in the environment. ``root``: the checkout
+    that is started, if it isn't this one.
     """
     folder = Path(tempfile.mkdtemp(prefix="rehydra-loadtest-"))
     where = ["--port", str(port), "--data-dir", str(folder)]
@@ -59,7 +61,7 @@ async def started(
     try:
         print(f"starting {hosts} hosts on port {port} ...", flush=True)
         options += ["--nodes", str(nodes)]
-        code, said = await _call(["deploy/up", *where, *options], UP_S, settings)
+        code, said = await _call(root, ["deploy/up", *where, *options], UP_S, settings)
         if code:
             raise NotUp(f"deploy/up: exit code {code}\n{said}")
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -68,21 +70,23 @@ async def started(
         yield Stack(state["url"], state["redis_url"], folder, int(state["pid"]), dashboard, token)
     finally:
         # Shielded: Ctrl-C must not leave a deployment behind.
-        await asyncio.shield(_end(where, folder))
+        await asyncio.shield(_end(root, where, folder))
 
 
-async def _end(where: list[str], folder: Path) -> None:
-    code, said = await _call(["deploy/down", *where], DOWN_S)
+async def _end(root: Path, where: list[str], folder: Path) -> None:
+    code, said = await _call(root, ["deploy/down", *where], DOWN_S)
     if code:
         print(f"deploy/down: exit code {code}\n{said}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _call(command: list[str], wait_s: float, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+async def _call(
+    root: Path, command: list[str], wait_s: float, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        str(ROOT / command[0]),
+        str(root / command[0]),
         *command[1:],
-        cwd=ROOT,
+        cwd=root,
         env=os.environ | dict(environment or {}),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

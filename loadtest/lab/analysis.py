@@ -1,26 +1,30 @@
 """What a history says about faults: who had traffic, which sessions moved, how long it was felt.
 
-Pure: lines of a history, the edge's maps and the faults in, numbers out. The sessions that should move come from the
-maps that the edge routed by (shard = xxh32 of the id, modulo 4096), never from what the hosts said; those that did
-move are seen by their clients: answered by another slot than before, or loaded anew (``X-Session-State``).
+Pure: operations, the edge's maps and the faults in, numbers out. Which sessions should move comes from the maps that
+the edge routed by (shard = xxh32 of the id, modulo 4096), never from what the hosts said; which did move is seen by
+their clients: between two turns another slot answers, or the session was loaded anew (``X-Session-State``).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from xxhash import xxh32_intdigest
 
-from loadtest.lab.deployment import Snapshot
-from loadtest.lab.nemesis import Done
+from loadtest.lab.deployment import SHARDS, Snapshot
+from loadtest.lab.faults import EVERYBODY, KINDS, Done
 
 DURING_S = 5.0
 """A latency counts as of a fault's time from its begin until this long after all hosts were ready again."""
+MAP_LATE_S = 1.0
+"""A change of the edge's map is seen at most so long after requests have begun to follow it."""
 
 
 @dataclass(slots=True)
@@ -37,6 +41,9 @@ class Op:
     state: str = ""
     status: int = 0
     why: str = ""
+    replayed: bool = False
+    host: str = ""
+    """Which life of which host answered."""
 
 
 def operations(path: Path) -> list[Op]:
@@ -51,6 +58,7 @@ def operations(path: Path) -> list[Op]:
                 op.due = line.get("due", op.at)
                 op.slot, op.state = line.get("slot", ""), line.get("state", "")
                 op.status, op.why = line.get("status", 200), line.get("why", "")
+                op.replayed, op.host = line.get("replayed", False), line.get("host", "")
     return list(ops.values())
 
 
@@ -68,78 +76,123 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
     }
 
 
-STRIKES = ("kill_host", "freeze_host", "kill_node", "drain_node", "rolling_update")
-"""Whose victims' sessions move even if the edge's map stays as it is: another host may take the slot at once."""
+@cache
+def shard_of(session: str) -> int:
+    return int(xxh32_intdigest(session.encode()) % SHARDS)
 
 
-def slot_of(session: str, snapshot: Snapshot) -> str:
-    return snapshot.slots[xxh32_intdigest(session.encode()) % 4096]
+class Maps:
+    """The maps by which the edge routed, over time."""
 
+    def __init__(self, snapshots: Sequence[Snapshot]) -> None:
+        """At least one, in order of time."""
+        self._snapshots = snapshots
+        self._times = [found.at for found in snapshots]
+        self._changes: dict[int, list[float]] = defaultdict(list)
+        """Shard -> when it was given to another slot."""
+        for earlier, later in itertools.pairwise(snapshots):
+            for shard in range(SHARDS):
+                if earlier.slots[shard] != later.slots[shard]:
+                    self._changes[shard].append(later.at)
 
-def in_force(snapshots: Sequence[Snapshot], at: float) -> Snapshot:
-    """The map by which the edge routed at that time."""
-    return max((found for found in snapshots if found.at <= at), key=lambda found: found.at, default=snapshots[0])
+    def slots_at(self, at: float) -> tuple[str, ...]:
+        """Shard -> slot at that time."""
+        return self._snapshots[max(0, bisect_right(self._times, at) - 1)].slots
 
+    def owner(self, session: str, at: float) -> str:
+        return self.slots_at(at)[shard_of(session)]
 
-def count_traffic(faults: Sequence[Done], ops: Sequence[Op], snapshots: Sequence[Snapshot]) -> None:
-    """Fill in how many operations were under way on each fault's victim when it was struck."""
-    for fault in faults:
-        before = in_force(snapshots, fault.at)
-        running = [op for op in ops if op.at < fault.at and (op.end > fault.at or not op.end)]
-        victims = set(fault.slot.split(","))
-        # A host that is new had nothing to lose: its traffic is that of the sessions that moved to it.
-        if fault.slot == "*" or not victims & set(before.slots):
-            fault.traffic = len(running)
-        else:
-            fault.traffic = sum(slot_of(op.session, before) in victims for op in running)
-
-
-@dataclass(frozen=True, slots=True)
-class Moves:
-    """Of one fault. ``unexpected``: sessions that moved though the ring kept them where they were."""
-
-    expected: frozenset[str]
-    observed: frozenset[str]
-    asked: frozenset[str]
-    """Expected ones that had an acknowledged turn before and one after, so that a move could be seen."""
+    def gave_away(self, session: str, since: float, until: float) -> bool:
+        """Whether the session's shard was given to another slot in that time."""
+        changes = self._changes.get(shard_of(session), [])
+        return bisect_right(changes, until) > bisect_right(changes, since)
 
     @property
-    def unexpected(self) -> frozenset[str]:
-        return self.observed - self.expected
+    def last_change(self) -> float:
+        return self._times[-1]
 
 
-def moves(fault: Done, until: float, ops: Sequence[Op], snapshots: Sequence[Snapshot]) -> Moves:
-    """Between this fault and ``until`` (the next one, or the end)."""
-    before = in_force(snapshots, fault.at)
-    shards = {
-        shard
-        for later in snapshots
-        if fault.at <= later.at < until
-        for shard in range(4096)
-        if later.slots[shard] != before.slots[shard]
-    }
-    sessions = {op.session for op in ops}
-    struck = set(fault.slot.split(",")) if fault.do in STRIKES else set[str]()
-    expected = {
-        name for name in sessions if xxh32_intdigest(name.encode()) % 4096 in shards or slot_of(name, before) in struck
-    }
-    observed, earlier, later_asked = set[str](), dict[str, str](), set[str]()
-    for op in sorted((op for op in ops if op.kind == "ok" and op.end < until), key=lambda op: op.end):
-        if op.end >= fault.at and op.session in earlier:
-            later_asked.add(op.session)
-            if op.slot != earlier[op.session] or op.state == "rehydrated":
-                observed.add(op.session)
-        earlier[op.session] = op.slot
-    return Moves(frozenset(expected), frozenset(observed), frozenset(expected & later_asked))
+def ends(faults: Sequence[Done], ops: Sequence[Op]) -> list[float]:
+    """Until when each fault is the latest one."""
+    return [*(later.at for later in faults[1:]), max((op.end for op in ops), default=0.0) + 1][: len(faults)]
 
 
-def next_acknowledged(fault: Done, until: float, ops: Sequence[Op]) -> dict[str, float]:
-    """Session -> seconds from the fault, or from when its message was due if that is later, to its next acknowledged
-    turn. The agent's own time is in it."""
+def count_traffic(faults: Sequence[Done], ops: Sequence[Op], maps: Maps) -> None:
+    """Fill in how many operations were under way on each fault's victim when it was struck."""
+    for fault in faults:
+        running = [op for op in ops if op.at < fault.at and (op.end > fault.at or not op.end)]
+        # A host that is new had nothing to lose: its traffic is that of the sessions that move to it.
+        if fault.slot == EVERYBODY or not fault.slots & set(maps.slots_at(fault.at)):
+            fault.traffic = len(running)
+        else:
+            fault.traffic = sum(maps.owner(op.session, fault.at) in fault.slots for op in running)
+
+
+@dataclass(slots=True)
+class Moves:
+    """Of one fault, until the next one: names of sessions."""
+
+    expected: set[str] = field(default_factory=set)
+    """Those that the edge's map gave to another slot, or whose host was taken away."""
+    asked: set[str] = field(default_factory=set)
+    """Expected ones with an acknowledged turn before and one after: their move could be seen."""
+    observed: set[str] = field(default_factory=set)
+    unexpected: set[str] = field(default_factory=set)
+    """They moved, and nothing had moved them."""
+
+
+def moves(faults: Sequence[Done], ops: Sequence[Op], maps: Maps) -> list[Moves]:
+    """One for each fault. A move is looked for between every two turns of a session, and belongs to the last fault
+    before the second turn; what happened before the first fault belongs to nobody."""
+    found, by_session = [Moves() for _ in faults], defaultdict[str, list[Op]](list)
+    for op in sorted((op for op in ops if op.kind == "ok" and not op.replayed), key=lambda op: op.end):
+        by_session[op.session].append(op)
+    starts = [fault.at for fault in faults]
+    for number, (fault, until) in enumerate(zip(faults, ends(faults, ops), strict=True)):
+        struck = fault.slots if KINDS[fault.do].takes_hosts else frozenset[str]()
+        for name, turns in by_session.items():
+            if turns[0].at > fault.at:
+                continue
+            if maps.gave_away(name, fault.at, until) or maps.owner(name, fault.at) in struck:
+                found[number].expected.add(name)
+                if turns[0].end < fault.at and any(fault.at < turn.end < until for turn in turns):
+                    found[number].asked.add(name)
+    for name, turns in by_session.items():
+        for before, after in itertools.pairwise(turns):
+            if before.slot == after.slot and after.state != "rehydrated":
+                continue
+            if (number := bisect_right(starts, after.end) - 1) < 0:
+                continue
+            found[number].observed.add(name)
+            if not _explained(before, after, faults, maps):
+                found[number].unexpected.add(name)
+    return found
+
+
+def _explained(before: Op, after: Op, faults: Sequence[Done], maps: Maps) -> bool:
+    """Whether the ring, or a fault, moved the session between these two turns of it."""
+    if maps.gave_away(before.session, before.at, after.end + MAP_LATE_S):
+        return True
+    # Whoever was served elsewhere, as after a broken connection, goes home to its owner at the next turn.
+    if before.slot != maps.owner(before.session, before.end) and after.slot == maps.owner(after.session, after.end):
+        return True
+    for fault in faults:
+        kind, over = KINDS[fault.do], max(fault.over, fault.at + fault.effect_s)
+        if before.at < over and fault.at < after.end:
+            concerned = {maps.owner(before.session, fault.at), before.slot, after.slot}
+            if kind.reloads or (kind.takes_hosts and concerned & fault.slots):
+                return True
+    return False
+
+
+def next_acknowledged(fault: Done, until: float, ops: Sequence[Op], *, from_sent: bool = False) -> dict[str, float]:
+    """Session -> seconds from the fault to its next acknowledged turn, or from when that message was due if that is
+    later. The agent's own time is in it. With ``from_sent``, from when it was really sent: one who waits for an
+    answer in another session of his doesn't count against this one."""
     waits: dict[str, float] = {}
     for op in sorted(ops, key=lambda op: op.end):
         if op.kind == "ok" and fault.at <= op.end and op.due < until and op.session not in waits:
-            waits[op.session] = op.end - max(fault.at, op.due)
+            waits[op.session] = op.end - max(fault.at, op.at if from_sent else op.due)
     return waits
 
 
@@ -160,21 +213,36 @@ def latencies(faults: Sequence[Done], ops: Sequence[Op]) -> dict[str, dict[str, 
     return {when: quantiles(found[when]) for when in ("before", "during", "after")}
 
 
-def per_fault(faults: Sequence[Done], ops: Sequence[Op], snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    """Moves and failover of every fault, as the verdict has them."""
-    told, end = [], max((op.end for op in ops), default=0.0) + 1
-    for fault, following in zip(faults, [*[later.at for later in faults[1:]], end], strict=True):
-        moved = moves(fault, following, ops, snapshots)
-        waits = next_acknowledged(fault, following, ops)
-        told.append(
-            {
-                "expected": len(moved.expected),
-                "expected_and_asked": len(moved.asked),
-                "observed": len(moved.observed),
-                "unexpected": len(moved.unexpected),
-                "unmoved_though_asked": len(moved.asked - moved.observed),
-                "failover_s": quantiles(wait for name, wait in waits.items() if name in moved.expected),
-                "others_s": quantiles(wait for name, wait in waits.items() if name not in moved.expected),
-            }
-        )
-    return told
+def releases(fault: Done, ops: Sequence[Op]) -> list[float]:
+    """For every lease of a host that left as planned: seconds from the session's last turn there, or from when the
+    host left if that is later, until the lease was seen free."""
+    last: dict[str, float] = {}
+    for op in ops:
+        lease = fault.released.get(op.session)
+        if lease is not None and op.kind == "ok" and op.slot == lease.slot and op.end <= lease.free:
+            last[op.session] = max(op.end, last.get(op.session, 0.0))
+    return [lease.free - max(lease.left, last.get(name, 0.0)) for name, lease in fault.released.items()]
+
+
+def answered_by_the_cut_off(fault: Done, ops: Sequence[Op]) -> list[Op]:
+    """Turns that the victim itself acknowledged of messages that were sent to it while it was cut off.
+
+    Streams are left out: their head names the host at which they began, not the one that ended them.
+    """
+    return [
+        op
+        for op in ops
+        if op.kind == "ok" and not op.key and op.host == fault.host and fault.at < op.at and op.end < fault.over
+    ]
+
+
+def allowed(op: Op, faults: Sequence[Done]) -> bool:
+    """Whether an unanswered request is what clients may see of a fault of that time."""
+    problem = op.why.partition(" ")[0].rpartition(":")[2]
+    seen = {str(op.status), f"{op.status} {problem}"}
+    return any(
+        seen & KINDS[fault.do].errors
+        and op.at < max(fault.over, fault.at + fault.again_s) + KINDS[fault.do].errors_for_s
+        and (not op.end or op.end > fault.at)
+        for fault in faults
+    )

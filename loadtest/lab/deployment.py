@@ -1,7 +1,7 @@
-"""The deployment as an experiment sees and touches it: its ring, its edge's map, its processes.
+"""The deployment as an experiment sees and touches it: its ring, its edge's map and load, its processes.
 
-Signals go only to processes that descend from the experiment's own supervisor, or carry its folder in their
-environment (HAProxy has no parent among them). What it says of the ring is what the edge routes by.
+Signals go only to the experiment's own supervisor, to processes that descend from it or from the experiment, and to
+those that carry its folder in their environment (HAProxy has no parent among them).
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,26 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from loadtest.client import Client, Unreadable
+from loadtest.lab.own_store import OwnStore
 from loadtest.processes import listener_pid
 from loadtest.stack import Stack
 from loadtest.wire import Broken, request
 
 LOOK_S = 0.05
 MAP_LOOK_S = 0.2
+BUSY_S = 5.0
+"""A victim that has no request under way for so long is struck without."""
+BUSY_LOOK_S = 0.01
+SHARDS = 4096
+
+
+async def until(condition: Callable[[], bool], wait_s: float, otherwise: str) -> None:
+    """Look until it holds; NotSo with those words after ``wait_s``."""
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise NotSo(otherwise)
+        await asyncio.sleep(LOOK_S)
 
 
 class NotOurs(Exception):
@@ -44,9 +60,13 @@ class Snapshot:
 class Deployment:
     """One stack under experiment. ``hosts``: how many there should be just now."""
 
-    def __init__(self, stack: Stack, hosts: int) -> None:
+    def __init__(self, stack: Stack, hosts: int, own_store: OwnStore | None = None) -> None:
+        """``own_store``: what the hosts were told to use, in the place of the stack's own Redis."""
         self.stack = stack
         self.hosts = hosts
+        self.own_store = own_store
+        self.redis_url = own_store.redis_url if own_store else stack.redis_url
+        self.append_only_folder = (own_store.folder if own_store else stack.folder / "redis") / "appendonlydir"
         self.snapshots: list[Snapshot] = []
         self.client = Client(stack.url, 2.0)
         haproxy = psutil.Process(self.edge_pid())
@@ -59,28 +79,71 @@ class Deployment:
         _, document = await self.client.get("/ring")
         return dict(document.get("slots", {}))
 
-    async def ready(self, wait_s: float = 90.0) -> dict[str, dict[str, Any]]:
-        """The ring, once as many hosts as there should be are on it and ready. NotSo after ``wait_s``."""
-        deadline, ring = time.monotonic() + wait_s, dict[str, dict[str, Any]]()
+    async def ready(self, wait_s: float = 90.0, at_least: int = 0) -> dict[str, dict[str, Any]]:
+        """The hosts that are on the ring and ready, once all are that there should be, or ``at_least`` so many.
+        NotSo after ``wait_s``."""
+        deadline, found = time.monotonic() + wait_s, dict[str, dict[str, Any]]()
         while time.monotonic() < deadline:
             try:
                 ring = await self.ring()
-                if len(ring) == self.hosts and all([await self._is_ready(host) for host in ring.values()]):
-                    return ring
+                found = {slot: host for slot, host in ring.items() if await self._is_ready(host)}
+                if len(found) == len(ring) == self.hosts or 0 < at_least <= len(found):
+                    return found
             except Unreadable:
                 pass
             await asyncio.sleep(LOOK_S)
-        raise NotSo(f"{self.hosts} hosts were not ready within {wait_s:g} s; the ring has {sorted(ring)}")
+        raise NotSo(f"{at_least or self.hosts} hosts were not ready within {wait_s:g} s; those were: {sorted(found)}")
 
     async def _is_ready(self, host: dict[str, Any]) -> bool:
-        status, _ = await Client(host["address"], 2.0).get("/readyz")
+        try:
+            status, _ = await Client(host["address"], 1.0).get("/readyz")
+        except Unreadable:
+            return False
         return status == 200
+
+    async def until_off_the_ring(self, host: str, wait_s: float) -> None:
+        """Return as soon as the hosts say so; NotSo after ``wait_s``."""
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline:
+            try:
+                if host not in {member["host"] for member in (await self.ring()).values()}:
+                    return
+            except Unreadable:
+                pass
+            await asyncio.sleep(LOOK_S)
+        raise NotSo(f"{host} is still on the ring after {wait_s:g} s")
+
+    # --- victims --------------------------------------------------------------------------------------------------
+
+    async def busy_host(self, chance: random.Random) -> tuple[str, str, int]:
+        """Slot, host and pid of a ready host with requests under way, which isn't the only ready one. NotSo if there
+        is none."""
+        ready = await self.ready(at_least=2)
+        slot = chance.choice(sorted(ready))
+        await self.until_busy(slot)
+        return slot, str(ready[slot]["host"]), int(ready[slot]["pid"])
+
+    async def until_busy(self, *slots: str) -> None:
+        """Return as soon as the edge has requests under way at one of these servers (at any, for ``*``), or after
+        ``BUSY_S``: whether they really ran is judged afterwards, from the history."""
+        deadline = time.monotonic() + BUSY_S
+        while time.monotonic() < deadline:
+            load = await self._load_of_edge()
+            if any(count for slot, count in load.items() if slot in slots or "*" in slots):
+                return
+            await asyncio.sleep(BUSY_LOOK_S)
+
+    async def _load_of_edge(self) -> dict[str, int]:
+        """Slot -> requests that HAProxy has under way there."""
+        rows = [line.split(",") for line in (await self._admin("show stat")).splitlines()]
+        slot, current = rows[0].index("svname"), rows[0].index("scur")
+        return {row[slot]: int(row[current]) for row in rows[1:] if row[slot:] and row[slot].startswith("slot-")}
 
     def edge_pid(self) -> int:
         return self._listener(self.stack.url)
 
     def redis_pid(self) -> int:
-        return self._listener(self.stack.redis_url.partition("/0")[0])
+        return self._listener(self.redis_url.partition("/0")[0])
 
     def _listener(self, url: str) -> int:
         if (pid := listener_pid(url.partition("//")[2].partition("/")[0])) is None:
@@ -99,13 +162,15 @@ class Deployment:
 
     # --- what is done to it ---------------------------------------------------------------------------------------
 
-    def signal(self, pid: int, number: int) -> None:
-        """NotOurs unless the experiment started it."""
+    def signal(self, pid: int, number: int) -> float:
+        """Just before it was sent, monotonic: it can't be felt earlier. NotOurs unless the experiment started it."""
         process = psutil.Process(pid)
-        mine = any(parent.pid == self.stack.pid for parent in process.parents())
-        if not mine and str(self.stack.folder) not in process.environ().values():
+        family = {pid, *(parent.pid for parent in process.parents())}
+        if not family & {self.stack.pid, os.getpid()} and str(self.stack.folder) not in process.environ().values():
             raise NotOurs(f"process {pid} ({process.name()})")
+        at = time.monotonic()
         os.kill(pid, number)
+        return at
 
     async def scale(self, hosts: int) -> None:
         """Ask Serve for so many hosts."""
@@ -134,16 +199,19 @@ class Deployment:
             await asyncio.sleep(MAP_LOOK_S)
 
     async def look_at_map(self) -> None:
-        async with asyncio.timeout(2.0):
-            reader, writer = await asyncio.open_unix_connection(str(self._map / "admin.sock"), limit=1 << 22)
-            try:
-                writer.write(f"show map {self._map / 'shards.map'}\n".encode())
-                text = (await reader.read()).decode()
-            finally:
-                writer.close()
-        slots = [""] * 4096
-        for line in text.splitlines():
+        slots = [""] * SHARDS
+        for line in (await self._admin(f"show map {self._map / 'shards.map'}")).splitlines():
             if len(words := line.split()) == 3:
                 slots[int(words[1])] = words[2]
         if any(slots) and (not self.snapshots or self.snapshots[-1].slots != tuple(slots)):
             self.snapshots.append(Snapshot(time.monotonic(), tuple(slots)))
+
+    async def _admin(self, question: str) -> str:
+        """What HAProxy says on its admin socket. OSError or TimeoutError if it is away."""
+        async with asyncio.timeout(2.0):
+            reader, writer = await asyncio.open_unix_connection(str(self._map / "admin.sock"), limit=1 << 22)
+            try:
+                writer.write(f"{question}\n".encode())
+                return (await reader.read()).decode()
+            finally:
+                writer.close()

@@ -6,60 +6,33 @@ Promises: a scenario that loads can be carried out; a misspelled name is refused
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from loadtest.lab.faults import KINDS, Fault, Need
+from loadtest.lab.faults.kinds import Strict
 
 FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
-
-
-class Do(StrEnum):
-    """The faults. ``SCALE``, ``DRAIN_NODE`` and ``ROLLING_UPDATE`` are none: capacity is changed on purpose."""
-
-    SCALE = "scale"
-    KILL_HOST = "kill_host"
-    FREEZE_HOST = "freeze_host"
-    KILL_REDIS = "kill_redis"
-    FREEZE_REDIS = "freeze_redis"
-    CUT_REDIS_TAIL = "cut_redis_tail"
-    KILL_EDGE_REPLICA = "kill_edge_replica"
-    KILL_CONTROLLER = "kill_controller"
-    KILL_HAPROXY = "kill_haproxy"
-    ROLLING_UPDATE = "rolling_update"
-    KILL_NODE = "kill_node"
-    DRAIN_NODE = "drain_node"
-    CUT_OFF_HOST = "cut_off_host"
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Fault(Strict):
-    """One fault, ``at_s`` seconds after the load has begun."""
-
-    at_s: float = Field(ge=0)
-    do: Do
-    hosts: int | None = Field(default=None, ge=1, le=64, description="scale: how many there shall be")
-    for_s: float = Field(default=5.0, gt=0, le=120, description="freezes: until SIGCONT; a drain: its deadline")
-    surge_percent: int = Field(default=0, ge=0, le=100, description="rolling_update: Serve's max_surge_percent")
-
-    @model_validator(mode="after")
-    def _scale_names_hosts(self) -> Self:
-        if (self.do is Do.SCALE) != (self.hosts is not None):
-            raise ValueError(f"{self.do}: `hosts` belongs to `scale`, and to nothing else")
-        return self
 
 
 class Chance(Strict):
     """Faults at random times, seeded, instead of a list."""
 
     every_s: tuple[float, float]
-    among: list[Do] = Field(min_length=1)
+    among: list[str] = Field(min_length=1, description="a name that stands here twice is chosen twice as often")
     for_s: float = Field(default=5.0, gt=0, le=120)
+    hosts: tuple[int, int] = Field(default=(2, 3), description="between how many capacity changes")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if unknown := set(self.among) - KINDS.keys():
+            raise ValueError(f"there is no fault {', '.join(sorted(unknown))}")
+        if not 1 <= self.hosts[0] < self.hosts[1] <= 64:
+            raise ValueError("`hosts` are the fewest and the most")
+        return self
 
 
 class Stage(Strict):
@@ -70,15 +43,17 @@ class Stage(Strict):
 
 
 class Load(Strict):
-    """Closed loop: every user has sessions of its own and at most one message under way, one due every ``pace_s``."""
+    """Closed loop: every user has sessions of its own and says something in one of them every ``pace_s``: one message,
+    or several at once. Whoever waits for an answer says nothing meanwhile."""
 
     users: int = Field(ge=1, le=5000)
     sessions_per_user: int = Field(default=4, ge=1, le=10_000)
     pace_s: float = Field(default=0.5, gt=0, description="time between two messages of one user, by schedule")
     over_s: float = Field(default=0.1, ge=0, le=60, description="how long the agent takes")
+    at_once: int = Field(default=1, ge=1, le=16, description="messages that a user sends to one session at one moment")
     message_bytes: tuple[int, int] = (20, 400)
     streams: float = Field(default=0.0, ge=0, le=1, description="share of messages that are streamed, with a key")
-    stages: list[Stage] = []
+    stages: list[Stage] = Field(default_factory=list)
 
 
 class Scenario(Strict):
@@ -88,12 +63,12 @@ class Scenario(Strict):
     about: str
     hosts: int = Field(default=3, ge=1, le=64)
     nodes: int = Field(default=0, ge=0, le=16, description="Ray nodes that the hosts have to themselves")
-    settings: dict[str, str] = Field(default={}, description="Rehydra's, by their names in the environment")
+    settings: dict[str, str] = Field(default_factory=dict, description="Rehydra's, by their names in the environment")
     for_s: float = Field(gt=0, le=3600)
     fsync: str = Field(default="always", pattern="^(always|everysec)$")
     seed: int = 1
     load: Load
-    faults: list[Fault] = []
+    faults: list[Fault] = Field(default_factory=list)
     chance: Chance | None = None
     smoke: dict[str, Any] = Field(default={}, exclude=True)
 
@@ -102,6 +77,16 @@ class Scenario(Strict):
         if late := [fault.at_s for fault in self.faults if fault.at_s >= self.for_s]:
             raise ValueError(f"faults at {late} s come after the load has ended ({self.for_s} s)")
         return self
+
+    @property
+    def kinds(self) -> set[str]:
+        """All faults that may happen."""
+        return {fault.do for fault in self.faults} | set(self.chance.among if self.chance else ())
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What its faults need of the stack."""
+        return frozenset[Need]().union(*(KINDS[name].needs for name in self.kinds))
 
 
 def names() -> list[str]:

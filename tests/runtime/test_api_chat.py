@@ -77,6 +77,7 @@ async def test_a_turn_is_answered_with_its_session_number_and_reply(world: World
     assert answer.header("x-session-id") == "s1"
     assert answer.header("etag") == '"1"'
     assert answer.header("x-served-by") == "slot-0"
+    assert answer.header("x-served-by-host") == world.host.ref.incarnation
     assert answer.header("x-session-state") == "new"
     assert answer.header("idempotent-replayed") is None
     assert (await chat(world, {"message": "again"}, ("X-Session-Id", "s1"))).header("x-session-state") == "resident"

@@ -47,6 +47,7 @@ def answering(status: int, document: object, kind: str = "application/json") -> 
 
     async def handler(head: bytes, request: bytes, writer: asyncio.StreamWriter) -> None:
         head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nX-Served-By: slot-1\r\n".encode()
+        head += b"X-Served-By-Host: 12-ab\r\n"
         writer.write(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
 
     return handler
@@ -101,6 +102,12 @@ async def test_only_a_4xx_that_says_so_is_a_failure_and_whatever_is_torn_or_sile
     async with server_that(handler) as url:
         answer = await Client(url, timeout_s=0.3).chat("s", "hello", streams=True)
     assert answer.kind is kind, answer
+
+
+async def test_an_answer_names_the_life_of_the_host_that_ran_it() -> None:
+    async with server_that(answering(200, TURN)) as url:
+        answer = await Client(url).chat("s", "hello")
+    assert (answer.slot, answer.host) == ("slot-1", "12-ab")
 
 
 async def test_a_refused_connection_is_unknown() -> None:

@@ -132,6 +132,7 @@ async def test_a_passed_on_answer_is_the_holders_own_byte_for_byte() -> None:
         passed = await chat(front, WHOLE | {"metadata": {"a": 1}}, key, ("If-Match", '"0"'))
         assert front.host.passed == [Passed.FINISHED]
         assert passed.header("x-served-by") == "slot-0"
+        assert passed.header("x-served-by-host") == back.host.ref.incarnation
         assert passed.header("x-session-state") == "new"
         assert passed.header("etag") == '"1"'
         direct = await chat(back, WHOLE | {"metadata": {"a": 1}}, key)
@@ -157,6 +158,7 @@ async def test_a_passed_on_stream_is_the_holders_own() -> None:
         answer = await chat(front, STREAM, ("Idempotency-Key", "k"))
         assert answer.header("content-type") == "text/event-stream"
         assert answer.header("x-served-by") == "slot-0"
+        assert answer.header("x-served-by-host") is None
         assert [event_id for _, event_id, _ in events(answer.body)] == ["7-1", "7-2", "7-3", "7-4", "7-5"]
         assert events(answer.body)[0][2]["turn_id"] == "k:k"
         assert texts(answer) == "one two three"

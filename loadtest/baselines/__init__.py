@@ -1,0 +1,1 @@
+"""What Rehydra is held against: the same chat service as one would write it without Rehydra."""

@@ -1,0 +1,30 @@
+"""Who holds which session, as the store has it: the field ``incarnation`` of every key that ends in ``:lease``.
+
+Whoever changes these names in the runtime finds every planned scale-down accused of leases that nobody releases.
+"""
+
+from __future__ import annotations
+
+import json
+
+from loadtest.redis_wire import ask
+
+SCRIPT = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', '*}:lease')) do
+  found[key] = redis.call('HGET', key, 'incarnation') or nil
+end
+return cjson.encode(found)
+"""
+
+
+async def holders(url: str) -> dict[str, str]:
+    """Session -> incarnation of its holder; sessions that nobody holds are left out. OSError as from ``ask``."""
+    found = json.loads(await ask(url, "EVAL", SCRIPT, "0"))
+    # An empty table of Lua is an empty list or an empty object, as the encoder likes.
+    return {_session(key): str(host) for key, host in dict(found or {}).items() if host}
+
+
+def _session(key: str) -> str:
+    """``prefix:{tenant:session}:lease`` -> session."""
+    return key.rpartition("}")[0].partition("{")[2].partition(":")[2]
