@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,8 +33,9 @@ EXAMPLES_MAX = 20
 
 @dataclass(slots=True)
 class Verdict:
-    """``counted`` says what was looked at; ``violated`` how often each rule was broken; ``examples`` which."""
+    """``counted`` says what was looked at; ``violated`` how often each of ``rules`` was broken; ``examples`` which."""
 
+    rules: Collection[str] = RULES
     counted: Counter[str] = field(default_factory=Counter)
     violated: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -43,8 +45,8 @@ class Verdict:
         return not self.violated
 
     def accuse(self, rule: str, what: str) -> None:
-        """One violation. ``rule`` is one of RULES."""
-        assert rule in RULES, rule
+        """One violation of one of ``rules``."""
+        assert rule in self.rules, rule
         self.violated[rule] += 1
         if len(told := self.examples.setdefault(rule, [])) < EXAMPLES_MAX:
             told.append(what)

@@ -67,7 +67,8 @@ def test_a_file_that_was_replaced_meanwhile_is_not_cut(tmp_path: Path) -> None:
 async def test_a_server_starts_on_what_is_left_and_has_what_came_before() -> None:
     with Server(durability=Durability(appendfsync="everysec")) as server:
         push = (
-            "redis.call('RPUSH', 'log', ARGV[1]); redis.call('SET', 'last', ARGV[1]); return redis.status_reply('OK')"
+            "redis.call('RPUSH', 'log', ARGV[1]); redis.call('SET', 'last', ARGV[1], 'EX', 60);"
+            "redis.call('EXPIRE', 'log', 60); return redis.status_reply('OK')"
         )
         for number in range(5):
             await ask(server.url, "EVAL", push, "0", str(number))
