@@ -35,7 +35,7 @@ EXAMPLES_MAX = 20
 class Verdict:
     """``counted`` says what was looked at; ``violated`` how often each of ``rules`` was broken; ``examples`` which."""
 
-    rules: Collection[str] = RULES
+    rules: Collection[str] = tuple(RULES)
     counted: Counter[str] = field(default_factory=Counter)
     violated: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)

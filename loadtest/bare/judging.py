@@ -29,7 +29,7 @@ RULES = {
 
 def judge(logs: Logs, watch: Watch, finals: list[Final], heard: list[Heard]) -> Verdict:
     """All rules over one deployment's life."""
-    verdict = Verdict(RULES)
+    verdict = Verdict(tuple(RULES))
     for session, turns in logs.items():
         _judge_writes(verdict, session, turns, watch)
     _judge_finals(verdict, logs, finals)

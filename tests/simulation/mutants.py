@@ -334,7 +334,12 @@ MUTANTS: Final = (
         "            self._start_over(Reason.REGRESSED, [])\n            ticket.finish(StateRegressed.of(mine, answer.turn_seq))\n",
         "            self._answer(ticket, StateRegressed.of(mine, answer.turn_seq))\n",
     ),
-    _one("a regression is told to nobody", HOST, "        if told:\n            return\n", "        return\n"),
+    _one(
+        "a regression is told to nobody",
+        HOST,
+        "        if not told:\n            self._untold.note(key, mine, stored)\n",
+        "",
+    ),
     _one(
         "a regression is called not done",
         "actors/errors.py",
