@@ -150,4 +150,4 @@ async def watch(redis_url: str, tables: list[Table]) -> None:
 
 async def has_slot(host: HostProcess, slot: str) -> bool:
     _, ring = await Client(host.address, 5.0).get("/ring")
-    return bool(ring["slot"] == slot)
+    return bool((ring["slot"] or "") == slot)
