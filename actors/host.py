@@ -106,7 +106,7 @@ class Host:
 
     async def _answer(self, request: TurnRequest, requester: Requester, hops: int) -> Done | RehydraError | None:
         """The final answer, or None if another host has given it to the requester."""
-        may_ask_ring = hops == 0
+        may_ask_ring = hops == 0 or self._knows_better(request, hops)
         doubtful = False
         pause_s = 0.0
         while True:
@@ -146,6 +146,7 @@ class Host:
     async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> None:
         """Another host hands waiting turns over, for the epoch ``under``. They go before this host's own arrivals; its
         release follows."""
+        self.placement.heard(max((request.named_by for request in batch), default=-1))
         activation = self._residents.get(key) or self._activate(key)
         activation.accept_batch(batch, under, self._loop.time() + self.settings.session.handoff_wait_s)
 
@@ -172,6 +173,12 @@ class Host:
         return answer
 
     # --- passing on ----------------------------------------------------------------------------------------------
+
+    def _knows_better(self, request: TurnRequest, hops: int) -> bool:
+        """Whether it was passed on by an older ring than this host's: whoever did so missed a change, and may itself be
+        the owner by now. Versions grow along the way, so nothing goes round for ever (I7)."""
+        self.placement.heard(request.named_by)
+        return 0 <= request.named_by < self.placement.ring_version and hops < self.settings.session.hops_max
 
     def _named(self, key: SessionKey, hops: int, may_ask_ring: bool) -> HostRef | None:
         """Who is named for a session that isn't here: whom it is being handed off to, or the ring's owner."""

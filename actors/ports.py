@@ -107,6 +107,10 @@ class Placement(Protocol):
         """Known to be dead: see DESIGN §3, "Dead means". Never true of a host that says it is draining."""
         ...
 
+    def heard(self, ring_version: int) -> None:
+        """Another host goes by that ring: news, if it is newer than this one's."""
+        ...
+
     def refused(self, host: HostRef, stranger: bool = False) -> None:
         """Its address refused a connection (or a stranger answered there): evidence, weighed with its beats."""
         ...

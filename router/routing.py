@@ -70,6 +70,11 @@ class HostView:
         """See DESIGN §3, "Dead means". False while this host's own beats are not accepted: it may be the ghost."""
         return self.observer.is_dead(host.incarnation, self._now())
 
+    def heard(self, ring_version: int) -> None:
+        """Another host goes by that ring: the table is looked at at once if it is newer than this one's."""
+        if ring_version > self.ring_version:
+            self.hurry()
+
     def refused(self, host: HostRef, stranger: bool = False) -> None:
         """Its address refused a connection, or a stranger answered there."""
         self.observer.refused(host.incarnation, self._now(), stranger)

@@ -44,6 +44,8 @@ class Ring:
     async def surely_dead(self, host: HostRef) -> bool:
         return self.is_dead(host)
 
+    def heard(self, ring_version: int) -> None: ...
+
     def refused(self, host: HostRef, stranger: bool = False) -> None:
         self.dead.add(host.incarnation)
         self._changed.set()

@@ -16,7 +16,7 @@ from actors.model import HostRef, SessionKey
 from actors.ports import Done
 from actors.stores.base import ClaimAnswer, Granted
 from actors.stores.memory import MemoryStore
-from tests.runtime.world import Client, World, ask, in_virtual_time, request, settings
+from tests.runtime.world import KEY, Client, World, ask, in_virtual_time, request, settings
 
 AGENT_S = 6.0
 LIMITS = settings(
@@ -140,5 +140,25 @@ def test_a_host_that_leaves_gives_away_what_another_ring_has_brought_it() -> Non
         await asyncio.gather(*asked)
         await asyncio.sleep(4 * AGENT_S)
         assert [turn.message for turn in await world.log()] == ["1", "2", "3"]
+
+    in_virtual_time(scenario)
+
+
+def test_an_owner_that_has_not_heard_of_it_yet_gets_the_session_in_one_move() -> None:  # I7
+    """The edge learns of a change before a host does: what it sends to the new owner must not go back to the old one,
+    which would claim it again only to hand it over."""
+
+    async def scenario() -> None:
+        world, (a, b), store = apart("ab")
+        point(world, a, a, 1)
+        point(world, b, a, 1)
+        first = await ask(a, "first")
+        point(world, a, b, 2)
+        await world.until(lambda: a.stats()["resident"] == 0)
+        second = await ask(b, "second")
+        third = await ask(b, "third")
+        assert [client.turn_seq for client in (first, second, third)] == [1, 2, 3]
+        assert store.granted[KEY] == 2, "one claim by each of the two"
+        assert b.stats()["resident"] == 1
 
     in_virtual_time(scenario)

@@ -84,6 +84,8 @@ class View:
     async def surely_dead(self, host: HostRef) -> bool:
         return self.is_dead(host)
 
+    def heard(self, ring_version: int) -> None: ...
+
     def refused(self, host: HostRef, stranger: bool = False) -> None:
         self.kill(host)
 
