@@ -106,17 +106,14 @@ class Host:
 
     async def _answer(self, request: TurnRequest, requester: Requester, hops: int) -> Done | RehydraError | None:
         """The final answer, or None if another host has given it to the requester."""
-        may_ask_ring = hops == 0 or self._knows_better(request, hops)
+        asks_left = self.settings.session.hops_max if hops == 0 or self._knows_better(request, hops) else 0
         doubtful = False
         pause_s = 0.0
         while True:
             activation = self._residents.get(request.key)
-            to = self._named(request.key, hops, may_ask_ring) if activation is None else None
+            to = self._named(request.key, hops, asks_left > 0) if activation is None else None
             named_by = self.placement.ring_version if to is not None else -1
-            if to is not None:
-                # Asked once: if the owner can't be reached, the session is served where the request landed.
-                may_ask_ring = False
-            else:
+            if to is None:
                 if activation is None and (told := self._untold.take(request.key)) is not None:
                     return told
                 activation = activation or self._activate(request.key)
@@ -138,6 +135,9 @@ class Host:
             passed = await self._pass_on(to, replace(request, named_by=named_by), requester, hops + 1)
             if passed is Passed.FINISHED:
                 return None
+            # Who refused is dead, and the ring names another. If it only can't be reached, the session is served where
+            # the request landed.
+            asks_left = max(0, asks_left - 1) if passed in (Passed.REFUSED, Passed.STRANGER) else 0
             doubtful |= passed is Passed.BROKEN
             # It can't be reached, or broke off: look again who holds the lease, soon and then less often.
             await asyncio.sleep(pause_s)
@@ -181,9 +181,12 @@ class Host:
         return 0 <= request.named_by < self.placement.ring_version and hops < self.settings.session.hops_max
 
     def _named(self, key: SessionKey, hops: int, may_ask_ring: bool) -> HostRef | None:
-        """Who is named for a session that isn't here: whom it is being handed off to, or the ring's owner."""
+        """Who is named for a session that isn't here: whom it is being handed off to, or the ring's owner; if that one
+        is dead, who is going to be the owner when it is off the ring, so that the session doesn't move twice."""
         to = self._handing_off.get(key) if hops < self.settings.session.hops_max else None
-        return self.must_move(key) if to is None and may_ask_ring else to
+        if to is not None or not may_ask_ring:
+            return to
+        return self.must_move(key) or self._other(self.placement.heir(key.session_id))
 
     async def _pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> Passed:
         """How it ended; BROKEN also if ``to`` is dead, which may have taken the request before.
@@ -252,10 +255,13 @@ class Host:
         activation = self._residents.get(key)
         if activation is not None and activation.named_by >= self.placement.ring_version and not self._draining:
             return None
-        owner = self.placement.owner(key.session_id)
-        if owner is None or owner.incarnation == self.ref.incarnation or self.placement.is_dead(owner):
+        return self._other(self.placement.owner(key.session_id))
+
+    def _other(self, host: HostRef | None) -> HostRef | None:
+        """That host, if it is another one than this, and not known to be dead."""
+        if host is None or host.incarnation == self.ref.incarnation or self.placement.is_dead(host):
             return None
-        return owner
+        return host
 
     def _must_leave(self, key: SessionKey) -> Reason | None:
         """Why this session shouldn't stay in memory here."""

@@ -103,6 +103,10 @@ class Placement(Protocol):
         """Whom the ring names, or None while the ring is empty or unknown."""
         ...
 
+    def heir(self, session_id: str) -> HostRef | None:
+        """Whom the ring will name once the owner is off it, if the owner is known to be dead; else None."""
+        ...
+
     def is_dead(self, host: HostRef) -> bool:
         """Known to be dead: see DESIGN §3, "Dead means". Never true of a host that says it is draining."""
         ...

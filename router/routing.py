@@ -40,6 +40,8 @@ class HostView:
         """``hurry`` asks for a beat at once, because somebody waits for news."""
         self.ref = ref
         self.ring: Ring = EMPTY
+        self._heirs: Ring = EMPTY
+        """The ring without those of it who are dead, as it was last asked for."""
         self.observer: Final = Observer(ref.incarnation, settings)
         self.on_ring = on_ring
         self.on_slot = on_slot
@@ -60,6 +62,16 @@ class HostView:
     def owner(self, session_id: str) -> HostRef | None:
         """Whom the ring names, or None while it is empty or unknown."""
         return self.ring.owner(session_id)
+
+    def heir(self, session_id: str) -> HostRef | None:
+        """Whom the ring will name once those who are dead are off it; None if its owner isn't one of them."""
+        owner = self.ring.owner(session_id)
+        if owner is None or not self.is_dead(owner):
+            return None
+        living = {member.slot: member for member in self.ring.members if not self.is_dead(member.ref)}
+        if self._heirs.members != tuple(living.values()):
+            self._heirs = Ring.of(Table(self.ring.ring_version, living), self._vnodes)
+        return self._heirs.owner(session_id)
 
     @property
     def table(self) -> Table:

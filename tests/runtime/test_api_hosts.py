@@ -46,6 +46,9 @@ class Ring:
 
     def heard(self, ring_version: int) -> None: ...
 
+    def heir(self, session_id: str) -> HostRef | None:
+        return None
+
     def refused(self, host: HostRef, stranger: bool = False) -> None:
         self.dead.add(host.incarnation)
         self._changed.set()

@@ -70,6 +70,7 @@ class View:
         self.world = world
         self.ring_version = 1
         self.owner_now: Callable[[str], HostRef | None] = lambda _: world.owner
+        self.heir_now: HostRef | None = None
         self.dead: set[str] = set()
         self.is_trusted = True
         self.lapses = 0
@@ -85,6 +86,10 @@ class View:
         return self.is_dead(host)
 
     def heard(self, ring_version: int) -> None: ...
+
+    def heir(self, session_id: str) -> HostRef | None:
+        owner = self.owner(session_id)
+        return self.heir_now if owner is not None and self.is_dead(owner) else None
 
     def refused(self, host: HostRef, stranger: bool = False) -> None:
         self.kill(host)

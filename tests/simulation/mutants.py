@@ -371,7 +371,12 @@ MUTANTS: Final = (
         "        death = asyncio.create_task(self.placement.wait_dead(to))",
         "        death = asyncio.create_task(asyncio.sleep(1e6))",
     ),
-    _one("the ring is asked at every hop", HOST, "        may_ask_ring = hops == 0", "        may_ask_ring = True"),
+    _one(
+        "the ring is asked at every hop",
+        HOST,
+        "hops_max if hops == 0 or self._knows_better(request, hops) else 0",
+        "hops_max",
+    ),
     _one(
         "the commit is cancelled with its client",
         FOLLOWING,
