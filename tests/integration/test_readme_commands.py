@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import free_port
+from tests.servers import free_port, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -32,13 +32,16 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
         ('ROOT / "deploy" / "serve.yaml"', 'cluster.serve, "deploy", cluster.config('),
     ),
     "serve status": ("tests/integration/test_serve_deploy.py", ('cluster.serve, "status"',)),
+    "tests/run unit -k checker": ("tests/run", ('tests/unit tests/runtime tests/test_tidy.py "${@:2}"',)),
+    "python -m loadtest.controls --smoke": ("tests/integration/test_controls.py", ("controls",)),
+    "loadtest/run kill_host": ("tests/integration/test_lab_smoke.py", ("kill_host", "loadtest/run")),
     "REHYDRA_EDGE__KIND=serve deploy/up": (
         "tests/integration/test_both_ways_in.py",
         ('params=["haproxy", "serve"]', '"REHYDRA_EDGE__KIND": self.kind', 'way.run("deploy/up"'),
     ),
 }
 """Commands that aren't typed here: the file that runs them, and the words by which it does."""
-PROGRAMS = r"(\.venv/bin/\S+|pip|python -m|serve|openssl|curl|kill|[A-Z_]+=\S+|deploy/\w+|tests/run) \S"
+PROGRAMS = r"(\.venv/bin/\S+|pip|python -m|serve|openssl|curl|kill|[A-Z_]+=\S+|deploy/\w+|tests/run|loadtest/run) \S"
 ALONE = r"(deploy/(up|down)|tests/run)$"
 
 pytestmark = pytest.mark.timeout(3 * RUN_S)
@@ -147,16 +150,20 @@ def write_example(folder: Path) -> None:
 def test_the_commands_in_the_text_work(person: Person) -> None:
     # As written, and then less of it: the last of an option counts.
     shorter = {
-        "python -m loadtest.bench": "--seconds 1 --rounds 1 --port {port}",
+        "python -m loadtest.bench": "--seconds 1 --rounds 1 --at-least 100 --port {port}",
         "python -m loadtest.kill_hosts": "--kills 1 --port {port}",
         "python -m loadtest.fuzz_http": "--cases 60 --port {port}",
+        "python -m loadtest.freeze_hosts": "--freezes 1 --slice 1 --port {port} --out {out}",
+        "python -m loadtest.rings_apart": "--sessions 2 --turns 1 --port {port} --out {out}",
+        "python -m loadtest.checker_speed": "--operations 20000 --sessions 200",
     }
     person.type("deploy/down")  # Two cores are enough for one stack.
     ran = set()
     for command in inline():
         module = " ".join(command.split()[:3])
         if module in shorter:
-            person.type(f"{command} {shorter[module].format(port=free_port())}")
+            ran_in = person.folder / f"experiment-{len(ran)}"
+            person.type(f"{command} {shorter[module].format(port=free_ports(8), out=ran_in)}")
             ran.add(module)
         elif command.startswith(("deploy/", "python -m deploy.settings", "openssl")) and command not in typed():
             assert person.type(command).strip()

@@ -16,7 +16,7 @@ from actors.model import HostRef, SessionKey
 from actors.ports import Done
 from actors.stores.base import ClaimAnswer, Granted
 from actors.stores.memory import MemoryStore
-from tests.runtime.world import KEY, Client, World, ask, in_virtual_time, request, settings
+from tests.runtime.world import KEY, Client, World, ask, in_virtual_time, parrot, request, settings
 
 AGENT_S = 6.0
 LIMITS = settings(
@@ -160,5 +160,24 @@ def test_an_owner_that_has_not_heard_of_it_yet_gets_the_session_in_one_move() ->
         assert [client.turn_seq for client in (first, second, third)] == [1, 2, 3]
         assert store.granted[KEY] == 2, "one claim by each of the two"
         assert b.stats()["resident"] == 1
+
+    in_virtual_time(scenario)
+
+
+def test_a_dead_owners_session_goes_to_the_next_owner_wherever_the_request_landed() -> None:  # I7
+    """The edge repeats on any host what broke with the owner; the ring without it names one, and all know which."""
+
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        a, b, c = world.host("a"), world.host("b"), world.host("c")
+        await ask(a, "1")
+        world.down.add("a")
+        for view in world.views.values():
+            view.heir_now = c.ref
+        assert [(await ask(host, message)).turn_seq for host, message in ((b, "2"), (c, "3"), (b, "4"))] == [2, 3, 4]
+        assert c.stats()["resident"] == 1 and b.stats()["activations"] == 0
+        world.move_to("c")
+        assert (await ask(c, "5")).turn_seq == 5
+        assert len({turn.epoch for turn in await world.log()}) == 2, "it moved once"
 
     in_virtual_time(scenario)
