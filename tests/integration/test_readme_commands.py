@@ -29,7 +29,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     "tests/run unit": ("tests/run", ('"${1:-}" = unit', "tests/unit tests/runtime")),
     "serve deploy deploy/serve.yaml": (
         "tests/integration/test_serve_deploy.py",
-        ('ROOT / "deploy" / "serve.yaml"', 'cluster.serve, "deploy", cluster.config('),
+        ('file: str = "serve.yaml"', 'cluster.serve, "deploy", cluster.config('),
     ),
     "serve status": ("tests/integration/test_serve_deploy.py", ('cluster.serve, "status"',)),
     "tests/run unit -k checker": ("tests/run", ('tests/unit tests/runtime tests/test_tidy.py "${@:2}"',)),
@@ -158,7 +158,7 @@ def test_the_commands_in_the_text_work(person: Person) -> None:
         "python -m loadtest.checker_speed": "--operations 20000 --sessions 200",
     }
     person.type("deploy/down")  # Two cores are enough for one stack.
-    ran = set()
+    ran: set[str] = set()
     for command in inline():
         module = " ".join(command.split()[:3])
         if module in shorter:
