@@ -19,7 +19,7 @@ from actors.api_docs import documented
 from actors.api_headers import PASS, edge_secret, internal_pass, picked, session_id_checked
 from actors.api_request import checked_metadata, parsed
 from actors.asgi import ClientGone, Message, Receive, Scope, Send, read_body, send_answer
-from actors.errors import BadRequest, MethodNotAllowed, Misdirected, PathUnknown, RehydraError
+from actors.errors import BadRequest, MethodNotAllowed, Misdirected, Outdated, PathUnknown, RehydraError
 from actors.model import SessionKey, TurnRequest, fingerprint_of
 from actors.service import Service
 
@@ -89,7 +89,8 @@ class Api:
     async def _take_batch(self, document: dict[str, Any]) -> None:
         """Waiting turns of a session, from the host that had it."""
         key, batch, under = batch_of(document)
-        await self._service.host.accept_batch(key, batch, under)
+        if not await self._service.host.accept_batch(key, batch, under):
+            raise Outdated(f"This host has the session under another epoch than {under}.")
 
     async def _take_deletion(self, document: dict[str, Any]) -> None:
         """The host that deleted a session says so to its holder."""

@@ -133,6 +133,14 @@ class Misdirected(BadRequest):
     status = 421
 
 
+class Outdated(BadRequest):
+    """A batch for an epoch that isn't the session's here: its sender keeps the turns."""
+
+    code = "outdated"
+    title = "This batch is for another epoch"
+    status = 409
+
+
 class SessionUnknown(BadRequest):
     code = "session-unknown"
     title = "There is no such session"

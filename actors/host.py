@@ -143,12 +143,12 @@ class Host:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2 + 0.01, 0.5)
 
-    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> None:
+    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
         """Another host hands waiting turns over, for the epoch ``under``. They go before this host's own arrivals; its
-        release follows."""
+        release follows. False: not taken, because this host has the session under another epoch."""
         self.placement.heard(max((request.named_by for request in batch), default=-1))
         activation = self._residents.get(key) or self._activate(key)
-        activation.accept_batch(batch, under, self._loop.time() + self.settings.session.handoff_wait_s)
+        return activation.accept_batch(batch, under, self._loop.time() + self.settings.session.handoff_wait_s)
 
     async def delete(self, key: SessionKey, turn_id: str) -> None:
         """Delete the session, whoever holds it. SessionUnknown, or StoreUnavailable if it stays unknown."""

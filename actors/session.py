@@ -105,11 +105,11 @@ class Activation:
         self.mailbox.put_first(entries)
         self.wake()
 
-    def accept_batch(self, batch: Sequence[TurnRequest], under: int, wait_until: float) -> None:
-        """Turns that another host hands over, before this host's own arrivals. Its release is still to come. A batch
-        for another epoch than this activation's is one whose sender has gone on without it."""
+    def accept_batch(self, batch: Sequence[TurnRequest], under: int, wait_until: float) -> bool:
+        """Turns that another host hands over, before this host's own arrivals. Its release is still to come. False,
+        and nothing is taken, of a batch for another epoch than this activation's: one of the two leases is old."""
         if self._standing is not None and self._standing.lease.epoch != under:
-            return
+            return False
         self.named_by = max([self.named_by, *(request.named_by for request in batch)])
         fresh = [
             (request.turn_id, Ticket(request, self))
@@ -122,6 +122,7 @@ class Activation:
         if self.phase is Phase.ACTIVATING:
             self.batch_until = wait_until
         self.wake()
+        return True
 
     def wake(self) -> None:
         """There may be work: make sure that the task exists. No await between here and the mailbox's change."""

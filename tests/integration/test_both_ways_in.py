@@ -53,9 +53,8 @@ class WayIn:
         """How often a client may send one message."""
         return 1 if self.kind == "haproxy" else TRIES_MAX
 
-    async def say(self, client: Client, session: str | None, message: str, **how: object) -> Answer:
-        """One message under one key, until it is answered or there were enough tries."""
-        key = str(uuid.uuid4())
+    async def say(self, client: Client, session: str | None, message: str, key: str, **how: object) -> Answer:
+        """One message under its key, until it is answered or there were enough tries."""
         for _ in range(self.tries_max):
             answer = await client.chat(session, message, key=key, **how)  # type: ignore[arg-type]
             if answer.kind is Kind.OK:
@@ -116,8 +115,9 @@ async def test_a_hundred_messages_at_once_are_a_hundred_turns_in_a_row(way: WayI
         history.start("chained")
 
         async def send(number: int) -> None:
-            op = history.invoke_turn("crowd", f"message {number}")
-            answer = await way.say(client, "crowd", f"message {number}", streams=number % 5 == 0)
+            key = str(uuid.uuid4())
+            op = history.invoke_turn("crowd", f"message {number}", key)
+            answer = await way.say(client, "crowd", f"message {number}", key, streams=number % 5 == 0)
             history.ok_turn(op, answer.turn_id, answer.turn_seq, answer.reply, answer.streamed, epoch=answer.epoch)
 
         await asyncio.gather(*(send(number) for number in range(100)))
@@ -136,10 +136,11 @@ async def test_a_killed_hosts_turns_are_run_elsewhere_once(way: WayIn, tmp_path:
 
         async def talk(session: str) -> None:
             for number in range(3):
-                op = history.invoke_turn(session, f"turn {number}")
+                key = str(uuid.uuid4())
+                op = history.invoke_turn(session, f"turn {number}", key)
                 # The second turn runs while a host is killed.
                 slow = {"over_s": 2.0} if number == 1 else None
-                answer = await way.say(client, session, f"turn {number}", streams=False, metadata=slow)
+                answer = await way.say(client, session, f"turn {number}", key, streams=False, metadata=slow)
                 history.ok_turn(op, answer.turn_id, answer.turn_seq, answer.reply, answer.streamed, epoch=answer.epoch)
 
         talks = [asyncio.create_task(talk(session)) for session in sessions]

@@ -73,6 +73,7 @@ class SmallHost:
     fail_with: Exception | None = None
     log: dict[str, list[Turn]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
+    takes_batches: bool = True
     chats: list[tuple[TurnRequest, int]] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
     batches: list[tuple[SessionKey, list[TurnRequest], int]] = field(default_factory=list)
@@ -166,8 +167,10 @@ class SmallHost:
             await self.committed.wait_for(lambda: len(self.log.get(session_id, [])) >= count)
         return self.log[session_id]
 
-    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> None:
-        self.batches.append((key, list(batch), under))
+    async def accept_batch(self, key: SessionKey, batch: Sequence[TurnRequest], under: int) -> bool:
+        if self.takes_batches:
+            self.batches.append((key, list(batch), under))
+        return self.takes_batches
 
     async def delete(self, key: SessionKey, turn_id: str) -> None:
         if key.session_id not in self.log and key.session_id not in self.gone:

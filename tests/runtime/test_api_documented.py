@@ -29,6 +29,7 @@ OF_NO_OPERATION = (
     errors.PathUnknown,
     errors.MethodNotAllowed,
     errors.Misdirected,
+    errors.Outdated,
     errors.Misconfigured,
 )
 """Answers where no operation is documented, of hosts to hosts, and of none that has started."""

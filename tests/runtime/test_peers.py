@@ -502,6 +502,12 @@ async def test_a_deletion_is_told_to_the_very_host_that_is_meant() -> None:
         assert await peers.tell_deleted(HostRef("inc-x", "slot-0", free_address()), KEY) is False
 
 
+async def test_a_batch_that_is_not_taken_stays_with_its_sender() -> None:
+    async with serving(SmallHost(takes_batches=False)) as back, peers_with() as peers:
+        assert await peers.hand_off(back.host.ref, KEY, BATCH, 2) is False
+        assert back.host.batches == []
+
+
 async def test_a_batch_that_nobody_confirmed_is_not_handed_over() -> None:
     async def silent(peer: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await peer.request(reader)

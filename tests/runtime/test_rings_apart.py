@@ -16,7 +16,7 @@ from actors.model import HostRef, SessionKey
 from actors.ports import Done
 from actors.stores.base import ClaimAnswer, Granted
 from actors.stores.memory import MemoryStore
-from tests.runtime.world import KEY, Client, World, ask, in_virtual_time, parrot, request, settings
+from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
 AGENT_S = 6.0
 LIMITS = settings(
@@ -179,5 +179,27 @@ def test_a_dead_owners_session_goes_to_the_next_owner_wherever_the_request_lande
         world.move_to("c")
         assert (await ask(c, "5")).turn_seq == 5
         assert len({turn.epoch for turn in await world.log()}) == 2, "it moved once"
+
+    in_virtual_time(scenario)
+
+
+def test_a_host_with_an_old_lease_takes_no_batch_and_the_sender_runs_it() -> None:  # I4, I10
+    async def scenario() -> None:
+        gate = Gate()
+        world = World(gate, settings())
+        b, a = world.host("b"), world.host("a")
+        old = asyncio.create_task(ask(b, "old"))
+        await world.until(lambda: gate.running == ["old"])
+        world.views["a"].kill(b.ref)  # It only seems so: b was slow.
+        world.owner = a.ref
+        asked = [asyncio.create_task(ask(a, message)) for message in ("1", "2")]
+        await world.until(lambda: gate.running == ["old", "1"])
+        world.views["a"].dead.clear()
+        world.owner = b.ref
+        gate.open("1", "2")
+        assert [(await each).turn_seq for each in asked] == [1, 2]
+        assert world.wires["a"].batches == [("b", ["k:2"])], "it was offered"
+        gate.open("old")
+        assert (await old).turn_seq == 3 and gate.started.count("2") == 1
 
     in_virtual_time(scenario)

@@ -135,8 +135,7 @@ class Wire:
         if to.incarnation in self.world.down:
             return False
         self.batches.append((to.incarnation, [request.turn_id for request in batch]))
-        await self.world.hosts[to.incarnation].accept_batch(key, batch, under)
-        return True
+        return await self.world.hosts[to.incarnation].accept_batch(key, batch, under)
 
     async def tell_deleted(self, to: HostRef, key: SessionKey) -> bool:
         if to.incarnation in self.world.down:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from actors.errors import RehydraError
+from actors.errors import Outdated, RehydraError
 from actors.model import HostRef, SessionKey, TurnRequest
 from actors.ports import Final, Passed, Requester, Residence
 from tests.simulation.history import Arrived, HandedOver, History, PassedOn, Problem, Said
@@ -302,9 +302,10 @@ class SimPeers:
         number = network.loop.number()
 
         async def accept(server: SimProcess) -> None:
+            if not await server.host.accept_batch(key, requests, under):
+                raise Outdated
             for request in requests:
                 network.history.add(Arrived(server.name, key, request.turn_id, "batch", batch=number))
-            await server.host.accept_batch(key, requests, under)
 
         told = await self._told(to, accept, mute=network.receipts_lost)
         if told:
