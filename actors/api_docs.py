@@ -129,8 +129,8 @@ def _add_sessions(app: FastAPI, service: Service) -> None:
     async def turns(
         request: Request,
         session_id: SessionId,
-        after: Annotated[int, DIGITS, Query(ge=0, le=SEQ_MAX, description="Only turns with a higher turn_seq.")] = 0,
-        limit: Annotated[int, DIGITS, Query(ge=1, le=page_max, description="Most turns told.")] = min(100, page_max),
+        after: Annotated[int, Query(ge=0, le=SEQ_MAX, description="Only turns with a higher turn_seq."), DIGITS] = 0,
+        limit: Annotated[int, Query(ge=1, le=page_max, description="Most turns told."), DIGITS] = min(100, page_max),
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         """The committed turns, oldest first. Fewer than `limit` if they are long; the last of all has `turn_seq`."""
