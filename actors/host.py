@@ -280,8 +280,8 @@ class Host:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    async def drain(self) -> None:
-        """Everything out of memory, every lease given back, within ``drain_stream_s``. The caller has left the table.
+    async def drain(self, within_s: float) -> None:
+        """Everything out of memory, every lease given back, within that time. The caller has left the table.
 
         The ring decides where the waiting turns go; without a ring (this was the last host) they are run to the end.
         Requests that are passed on to this host meanwhile are still served, and those that it has passed on itself are
@@ -290,7 +290,7 @@ class Host:
         self._draining = True
         self.ring_changed()
         try:
-            async with asyncio.timeout(self.settings.session.drain_stream_s):
+            async with asyncio.timeout(within_s):
                 await self._settled.wait()
         except TimeoutError:
             log.warning("drain ended with sessions in memory", extra={"resident": len(self._residents)})

@@ -42,6 +42,8 @@ _JOIN_S = 10.0
 """How long a start waits for a place on the ring. Without one the host goes on as a spare."""
 _LISTENER_GRACE_S = 5.0
 """How long requests that are still being answered may take once the sessions have left."""
+_RELEASE_S = 5.0
+"""How long sessions that were asked for while the host left may take to leave it, too."""
 _BEATS_GRACE_S = 5.0
 
 
@@ -177,10 +179,12 @@ class HostLife:
     async def _end(self) -> None:
         self._beats.drain()
         await self._wait_left()
-        await self.host.drain()
+        await self.host.drain(self.settings.session.drain_stream_s)
         # The edge may send requests here until it has seen the new table; they are passed on, not refused.
         await asyncio.sleep(2 * self.settings.edge.poll_s)
         await self._listener.aclose(_LISTENER_GRACE_S)
+        # What came by until then may have brought sessions here once more.
+        await self.host.drain(_RELEASE_S)
         await self._beats.stop(_BEATS_GRACE_S)
         await self.host.close()
         await self._peers.aclose()
@@ -259,7 +263,7 @@ class SessionHost:
 def end_s(settings: Settings) -> float:
     """The longest that :meth:`HostLife.end` takes, seconds."""
     leaving_s = settings.ring.beat_ttl_s + settings.session.drain_stream_s + 2 * settings.edge.poll_s
-    return leaving_s + 2 * _LISTENER_GRACE_S + _BEATS_GRACE_S
+    return leaving_s + 2 * _LISTENER_GRACE_S + _RELEASE_S + _BEATS_GRACE_S
 
 
 def own_address() -> str:

@@ -10,7 +10,7 @@ from actors.errors import Outcome, PoisonTurn, StateRegressed, Unreachable
 from actors.model import HostRef, Lease, SessionKey, TurnRequest
 from actors.ports import Done, Residence
 from actors.stores.base import CheckAnswer, ClaimAnswer, Granted, Held, Ok
-from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
+from tests.runtime.world import KEY, LEAVE_S, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
 STRANGER = HostRef("x", "slot-9", "x:1")
 
@@ -428,7 +428,7 @@ def test_a_draining_host_gives_every_lease_back_and_loses_no_waiting_turn() -> N
         asks += [asyncio.create_task(ask(a, name)) for name in "23"]
         await asyncio.sleep(0.1)
         world.owner = b.ref
-        draining = asyncio.create_task(a.drain())
+        draining = asyncio.create_task(a.drain(LEAVE_S))
         await world.until(lambda: a.stats()["resident"] == 1)
         gate.open(*"123")
         assert [(await task).turn_seq for task in asks] == [1, 2, 3]
@@ -449,7 +449,7 @@ def test_the_last_host_runs_what_waits_to_the_end_before_it_goes() -> None:
         asks = [asyncio.create_task(ask(a, name)) for name in "12"]
         await world.until(lambda: gate.running == ["1"])
         world.views["a"].owner_now = lambda _: None
-        draining = asyncio.create_task(a.drain())
+        draining = asyncio.create_task(a.drain(LEAVE_S))
         gate.open("1", "2")
         assert [(await task).turn_seq for task in asks] == [1, 2]
         await draining

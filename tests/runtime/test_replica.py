@@ -15,7 +15,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from actors.errors import Misconfigured, StoreUnavailable
-from actors.model import SessionKey
+from actors.model import HostRef, SessionKey
 from actors.replica import HostLife, SessionHost, end_s
 from actors.settings import Settings
 from actors.stores.base import Granted
@@ -23,6 +23,7 @@ from router.routing import HostView
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
+ANOTHER = HostRef("another", "slot-9", "127.0.0.1:1")
 
 
 def settings(**groups: Any) -> Settings:
@@ -167,7 +168,7 @@ async def test_a_host_that_ends_gives_back_its_slot_its_sessions_and_its_port() 
     assert life.host.ref.slot == ""
     assert life.table.members == {}
     # Released, not merely left behind: another host gets the lease without having to prove anybody dead.
-    claimed = await store.claim(SessionKey("s"), "token", life.host.ref)
+    claimed = await store.claim(SessionKey("s"), "token", ANOTHER)
     assert isinstance(claimed, Granted)
     assert claimed.takeovers == 0
     with pytest.raises(aiohttp.ClientConnectionError):
@@ -181,6 +182,24 @@ async def test_requests_that_still_arrive_while_the_host_leaves_are_answered(lif
     status, _ = await chat(address, "late")
     assert status == 200
     await ending
+
+
+async def test_what_late_requests_bring_to_a_leaving_host_is_given_back_too() -> None:
+    life = HostLife(settings(edge={"poll_s": 0.25}), HostView)
+    await life.start()
+    address, store = life.host.ref.address, life._store
+    release = store.release
+
+    async def slowly(*arguments: Any) -> Any:
+        await asyncio.sleep(0.8)
+        return await release(*arguments)
+
+    store.release = slowly  # type: ignore[method-assign, assignment]
+    ending = asyncio.create_task(life.end())
+    await life._left.wait()
+    assert (await chat(address, "late"))[0] == 200
+    await ending
+    assert isinstance(await store.claim(SessionKey("late"), "token", ANOTHER), Granted)
 
 
 async def test_ending_twice_is_ending_once(life: HostLife) -> None:

@@ -10,7 +10,7 @@ from actors.errors import Outcome, SessionDeleted, StoreUnavailable
 from actors.model import HostRef, Lease, SessionKey, Turn, TurnRequest
 from actors.stores.base import Ahead, ClaimAnswer, CommitAnswer, Granted, ReleaseAnswer
 from actors.stores.memory import MemoryStore
-from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
+from tests.runtime.world import KEY, LEAVE_S, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
 
 class Broken(MemoryStore):
@@ -181,7 +181,7 @@ def test_a_draining_host_waits_for_the_requests_that_it_has_passed_on() -> None:
         world.owner = b.ref
         relayed = asyncio.create_task(ask(a, "x"))
         await world.until(lambda: gate.running == ["x"])
-        draining = asyncio.create_task(a.drain())
+        draining = asyncio.create_task(a.drain(LEAVE_S))
         await asyncio.sleep(5)
         assert not draining.done()
         gate.open("x")
@@ -203,7 +203,7 @@ def test_a_drain_ends_with_every_lease_released() -> None:
         await asyncio.sleep(0.1)
         world.owner = b.ref
         store.failing = "release"
-        draining = asyncio.create_task(a.drain())
+        draining = asyncio.create_task(a.drain(LEAVE_S))
         gate.open("1", "2")
         await asyncio.sleep(0.5)
         assert not draining.done(), "the lease isn't free yet"

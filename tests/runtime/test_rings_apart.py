@@ -16,7 +16,7 @@ from actors.model import HostRef, SessionKey
 from actors.ports import Done
 from actors.stores.base import ClaimAnswer, Granted
 from actors.stores.memory import MemoryStore
-from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
+from tests.runtime.world import KEY, LEAVE_S, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
 AGENT_S = 6.0
 LIMITS = settings(
@@ -134,7 +134,7 @@ def test_a_host_that_leaves_gives_away_what_another_ring_has_brought_it() -> Non
         world, (a, b), _ = apart("ab")
         asked = [asyncio.create_task(ask(a, message)) for message in ("1", "2", "3")]
         await world.until(lambda: b.stats()["resident"] == 1)
-        await b.drain()
+        await b.drain(LEAVE_S)
         assert b.stats()["resident"] == 0 and len(await world.log()) == 1
         assert world.wires["b"].batches == [("a", ["k:2", "k:3"])]
         await asyncio.gather(*asked)

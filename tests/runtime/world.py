@@ -22,6 +22,7 @@ from actors.stores.memory import MemoryStore
 from tests.simulation.loop import SimLoop
 
 KEY = SessionKey("s")
+LEAVE_S = 30.0
 
 
 @dataclass

@@ -221,14 +221,14 @@ class SimProcess:
 
     async def _leave(self) -> None:
         self.view.drain()
-        await self.host.drain()
-        # The listener closes once its open requests are answered, and what they activated is released as well.
         patience_s = self.cluster.settings.session.drain_stream_s
+        await self.host.drain(patience_s)
+        # The listener closes once its open requests are answered, and what they activated is released as well.
         until = self.cluster.loop.time() + patience_s
         while self.cluster.network.serves(self) and self.cluster.loop.time() < until:
             await asyncio.sleep(0.05)
         self.closed = True
-        await self.host.drain()
+        await self.host.drain(patience_s)
         await self.host.close()
         self._stopping = True
         self._woken.set()
