@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -49,7 +50,8 @@ async def started(
     settings: Mapping[str, str] | None = None,
     root: Path = ROOT,
 ) -> AsyncIterator[Stack]:
-    """Start one, and end it and delete its folder afterwards, whatever happens. NotUp if it doesn't start.
+    """Start one, and end it and delete its folder afterwards, whatever happens: SIGTERM cancels whoever has it, as
+    Ctrl-C does. NotUp if it doesn't start.
 
     ``nodes``: Ray nodes that the hosts have to themselves. ``settings``: as in the environment. ``root``: the checkout
     that is started, if it isn't this one.
@@ -58,6 +60,9 @@ async def started(
     where = ["--port", str(port), "--data-dir", str(folder)]
     options = ["--detach", "--replicas", str(hosts), "--agent", agent, "--fsync", fsync]
     options += ["--dashboard-port", str(dashboard_port)] if dashboard_port else []
+    user, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert user is not None
+    loop.add_signal_handler(signal.SIGTERM, user.cancel)
     try:
         print(f"starting {hosts} hosts on port {port} ...", flush=True)
         options += ["--nodes", str(nodes)]
@@ -69,7 +74,7 @@ async def started(
         token = (folder / "ray-token").read_text(encoding="utf-8").strip()
         yield Stack(state["url"], state["redis_url"], folder, int(state["pid"]), dashboard, token)
     finally:
-        # Shielded: Ctrl-C must not leave a deployment behind.
+        # Shielded: neither must leave a deployment behind.
         await asyncio.shield(_end(root, where, folder))
 
 

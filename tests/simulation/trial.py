@@ -25,7 +25,8 @@ _CAUGHT: Final = re.compile(r"^seed (\d+): .*\n  (\S+) at event \d+: (.*)$", re.
 
 @dataclass(frozen=True)
 class Outcome:
-    """``seed``: the first that noticed, None if none did. ``by``: the invariant that it found broken."""
+    """``seeds``: how many there were up to the last that was run. ``seed``: the one that noticed, None if none did.
+    ``by``: the invariant that it found broken."""
 
     mutant: str
     seeds: int
@@ -52,14 +53,18 @@ def copy_to(folder: Path) -> None:
             shutil.copy(source, target)
 
 
-def attempt(mutant: Mutant | None, seeds: int, server: str = "", timeout_s: float = 600.0) -> Outcome:
-    """Run up to ``seeds`` seeds with the bug planted; without one if ``mutant`` is None. Stale if it doesn't fit."""
+def attempt(
+    mutant: Mutant | None, seeds: int, server: str = "", *, first: int = 0, timeout_s: float = 600.0
+) -> Outcome:
+    """Run up to ``seeds`` seeds from ``first`` on with the bug planted; without one if ``mutant`` is None. Stale if it
+    doesn't fit."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         folder = Path(name).resolve()
         copy_to(folder)
         if mutant is not None:
             mutant.plant(folder)
-        command = [sys.executable, "-m", "tests.simulation.runner", "--seeds", str(seeds), "--failures", "1"]
+        command = [sys.executable, "-m", "tests.simulation.runner", "--first", str(first), "--seeds", str(seeds)]
+        command += ["--failures", "1"]
         if server:
             command += ["--server", server]
         done = subprocess.run(
@@ -73,7 +78,7 @@ def attempt(mutant: Mutant | None, seeds: int, server: str = "", timeout_s: floa
         caught = _CAUGHT.search(done.stdout)
         return Outcome(
             mutant.name if mutant is not None else "(nothing planted)",
-            int(summary[1]),
+            first + int(summary[1]),
             int(caught[1]) if caught is not None else None,
             caught[2] if caught is not None else "",
             caught[3] if caught is not None else "",
