@@ -32,6 +32,8 @@ class Theme:
     """One session, many clients, on few hosts."""
     brief: bool = False
     """Sessions leave memory at once, and clients are slow, so that they do."""
+    pair: bool = False
+    """On two hosts, every other time: what one forgets comes back from the other."""
     strays: float = 0.0
     """How many requests go to any host, from the start."""
 
@@ -71,6 +73,7 @@ MOVES: Final = (
         "burst",
         ("disowned", "lost receipt"),
         crowded=True,
+        pair=True,
         strays=0.3,
     ),
     Theme((), ("slow:0.3", "slow:0.4++", "quick+"), "burst", ("disowned", "slow batch"), crowded=True, strays=0.3),
@@ -124,6 +127,8 @@ class Plan:
             self.clients = rng.choice((4, 5))
             self.trouble_s = 14.0 if "ghost" in theme.kinds else rng.choice((8.0, 14.0))
             self.twins = 0.5 if theme.likes == "twins" else self.twins
+        if theme.pair and seed % 20 == 6:
+            self.hosts = 2
         if theme.brief:
             self.idle_s = 0.2
             self.pace_s = rng.choice((0.7, 1.5))
