@@ -1,4 +1,5 @@
-"""Who holds which session, as the store has it: the field ``incarnation`` of every key that ends in ``:lease``.
+"""Who holds which session, as the store has it: the field ``incarnation`` of every key that ends in ``:lease``, save
+those with a field ``deleted``: a tombstone names its last holder, which has nothing to give back any more.
 
 Whoever changes these names in the runtime finds every planned scale-down accused of leases that nobody releases.
 """
@@ -12,7 +13,10 @@ from loadtest.redis_wire import ask
 SCRIPT = """
 local found = {}
 for _, key in ipairs(redis.call('KEYS', '*}:lease')) do
-  found[key] = redis.call('HGET', key, 'incarnation') or nil
+  local lease = redis.call('HMGET', key, 'incarnation', 'deleted')
+  if lease[1] and not lease[2] then
+    found[key] = lease[1]
+  end
 end
 return cjson.encode(found)
 """

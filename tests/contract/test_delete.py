@@ -6,6 +6,7 @@ import asyncio
 
 from actors.model import Checkpoint
 from actors.stores.base import Buried, Deleted, Granted, Missing, Ok, SessionStore
+from loadtest.redis_leases import holders
 from tests.contract.lab import BERT, Lab, RedisLab, Talk, begin, fresh_key
 
 DELETE = "k:delete"
@@ -100,6 +101,13 @@ async def test_a_deleted_session_keeps_neither_log_nor_ids_nor_state(redis_lab: 
     holder = {b"incarnation", b"slot", b"address"}
     assert set(fields) == {b"schema_version", b"born", b"epoch", b"deleted"} | holder
     assert int(fields[b"epoch"]) == talk.lease.epoch + 1
+
+
+async def test_a_deleted_session_counts_as_held_by_nobody(own_lab: RedisLab) -> None:
+    """A tombstone keeps its last holder's name: a scale-down whose victim it was would be accused of keeping it."""
+    talking, deleted = await begin(own_lab.store()), await begin(own_lab.store())
+    await own_lab.store().delete(deleted.key, DELETE)
+    assert await holders(own_lab.settings.url) == {talking.key.session_id: talking.host.incarnation}
 
 
 async def test_a_claim_after_the_delete_of_another_session_is_not_touched(store: SessionStore) -> None:

@@ -33,6 +33,7 @@ async def scale(ground: Ground, fault: Fault, done: Done) -> None:
 async def _watch_leases(deployment: Deployment, before: dict[str, str], held: dict[str, str], done: Done) -> None:
     """Until as many hosts as wanted are on the ring, note when each lease of those that left was seen free."""
     slots, left = {host: slot for slot, host in before.items()}, dict[str, float]()
+    ring, gone = dict[str, dict[str, object]](), set[str]()
     deadline = time.monotonic() + LEAVE_S
     while time.monotonic() < deadline:
         try:
@@ -52,4 +53,8 @@ async def _watch_leases(deployment: Deployment, before: dict[str, str], held: di
         if len(ring) == deployment.hosts and gone == done.released.keys():
             return
         await asyncio.sleep(LOOK_S)
-    raise NotSo(f"{len(left)} hosts left, and after {LEAVE_S:g} s they still hold leases, or others didn't come")
+    kept = sorted(gone - done.released.keys())
+    raise NotSo(
+        f"after {LEAVE_S:g} s the {len(left)} hosts that left still hold {len(kept)} leases {kept[:3]}, "
+        f"and {len(ring)} hosts are on the ring, not {deployment.hosts}"
+    )
