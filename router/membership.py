@@ -67,6 +67,8 @@ class _Evidence:
     """As the first answer to a beat sent after ``at`` showed it; a higher one means that the host lives."""
     until: float = _NEVER
     """When the last beat was sent whose answer still showed that counter."""
+    gone: bool = False
+    """Whether an answer to a beat sent after ``at`` showed neither a slot of it nor a beat."""
 
 
 class Observer:
@@ -130,7 +132,7 @@ class Observer:
         if incarnation == self.incarnation or not self.trusted(now):
             return False
         if incarnation not in self._seen:
-            return self._is_gone(incarnation, now)
+            return self._has_gone_refusing(incarnation) or self._is_gone(incarnation, now)
         return incarnation in self._dead or self.is_refused(incarnation)
 
     @property
@@ -180,11 +182,13 @@ class Observer:
             seen = self._seen.get(name)
             if sent <= evidence.at:
                 continue
-            if seen is None or (evidence.counter is not None and seen.counter > evidence.counter):
+            if seen is None:
+                evidence.gone = True
+            elif evidence.gone or (evidence.counter is not None and seen.counter > evidence.counter):
                 del self._evidence[name]
-                continue
-            evidence.counter = seen.counter
-            evidence.until = sent
+            else:
+                evidence.counter = seen.counter
+                evidence.until = sent
 
     def is_refused(self, incarnation: str) -> bool:
         """Whether its address refused, and nothing has come from it since."""
@@ -193,6 +197,12 @@ class Observer:
             return False
         beat = self.beats.get(incarnation)
         return evidence.stranger or beat is None or beat.state is not HostState.DRAINING
+
+    def _has_gone_refusing(self, incarnation: str) -> bool:
+        """Whether its address refused, it has vanished, and hasn't come since: so each of the thousands of sessions
+        that a killed host leaves is taken over without a beat of its own."""
+        evidence = self._evidence.get(incarnation)
+        return evidence is not None and evidence.gone
 
     def _is_gone(self, incarnation: str, now: float) -> bool:
         # It may have come since the last answer. Only an answer to a beat sent after the question decides: whoever

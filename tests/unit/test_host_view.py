@@ -149,6 +149,35 @@ async def test_a_refused_address_is_surely_dead_at_once() -> None:
     assert await asyncio.wait_for(cluster.views["a"].surely_dead(HostRef("b", "", "b:80")), 1) is True
 
 
+async def test_each_session_of_a_killed_host_that_is_off_the_ring_is_taken_over_without_a_beat_of_its_own() -> None:
+    """A beat is at most every 50 ms: thousands of sessions would wait half of that each, and be loaded in bunches."""
+    cluster = Cluster("a", "b")
+    cluster.run(5.0, "b", "a")
+    view, ref = cluster.views["a"], HostRef("b", "", "b:80")
+    cluster.refuse("b", by="a")
+    cluster.run(3 * INTERVAL_S, "a")
+    cluster.obey("a")
+    cluster.run(60.0, "a")
+    assert view.table.slot_of("b") is None and "b" not in view.observer.beats
+    for _ in range(3):
+        assert await asyncio.wait_for(view.surely_dead(ref), 1) is True
+        cluster.now += 0.01
+
+
+async def test_a_host_that_vanished_refusing_and_comes_back_is_no_longer_dead() -> None:
+    cluster = Cluster("a", "b")
+    cluster.run(5.0, "b", "a")
+    cluster.refuse("b", by="a")
+    cluster.run(3 * INTERVAL_S, "a")
+    cluster.obey("a")
+    cluster.run(60.0, "a")
+    ref = HostRef("b", "", "b:80")
+    assert cluster.views["a"].is_dead(ref)
+    cluster.run(INTERVAL_S, "b", "a")
+    assert not cluster.views["a"].is_dead(ref)
+    assert await asyncio.wait_for(cluster.views["a"].surely_dead(ref), 1) is False
+
+
 async def test_whoever_waits_for_a_death_has_a_beat_at_the_moment_it_can_be_found() -> None:
     """The regular beat would come up to an interval later, and just before the silence was long enough."""
     cluster = Cluster("a", "b")
