@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final
 
 from actors.lifecycle import Reason
 from actors.model import SessionKey
 from actors.session import Activation
 from actors.settings import SessionSettings
+
+REVIEW_SLICE: Final = 256
+"""Sessions looked at between two looks at everything else: about 2 ms."""
 
 
 class Residents:
@@ -40,6 +43,7 @@ class Residents:
         """What is to passivate, in this order; a session stands in it once, however often it is asked for. A plain
         dict's first entry is found by walking over all that were taken before it: 4.5 s for 100,000."""
         self._releasing = 0
+        self._reviews = 0
         self._passivated = dict.fromkeys(Reason, 0)
         self._sweeper = self._loop.call_later(self._sweep_interval_s(), self._sweep)
 
@@ -84,9 +88,22 @@ class Residents:
 
     def review(self) -> None:
         """Something has changed that decides who must leave: queue them, hottest first. Busy sessions notice by
-        themselves at the end of their turn."""
-        for key in reversed(self._activations):
-            self.let_go(key)
+        themselves at the end of their turn.
+
+        A slice of them at a time: each is looked up on the ring, and nobody is answered meanwhile. A session that comes
+        in between is judged by itself when it becomes idle; a change in between begins anew.
+        """
+        self._reviews += 1
+        self._spawn(self._review(self._reviews, list(reversed(self._activations))))
+
+    async def _review(self, number: int, keys: Sequence[SessionKey]) -> None:
+        for at in range(0, len(keys), REVIEW_SLICE):
+            if number != self._reviews:
+                return
+            for key in keys[at : at + REVIEW_SLICE]:
+                if key in self._activations:
+                    self.let_go(key)
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Stop the timer. Idempotent."""

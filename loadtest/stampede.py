@@ -8,7 +8,8 @@ asked at a rate of their own; then the host is killed, and the same load goes on
 finds it on no host. Then another host takes the slot. Demanded:
 
 - loads are on demand: as many sessions are loaded (``LRANGE`` of the store, which claims and reads alone use) as moved
-  sessions were asked, and the others of them stay where they are, in the store;
+  sessions were asked, within 1 % (a few move once more, or had moved before), and the others of them, a tenth, stay
+  where they are, in the store;
 - no host ever loads more than ``session.activations_max`` at one time (by its own count);
 - the p99 of the sessions that were not moved, median over the rounds, is at most twice their usual; no errors.
 
@@ -156,7 +157,7 @@ def judged(rounds: list[dict[str, Any]], errors: list[str]) -> dict[str, Any]:
     """The verdict over all rounds."""
     times = statistics.median(each["then_p99"] / each["usual_p99"] for each in rounds)
     kept = {
-        "loads are on demand": all(each["loaded"] == each["asked"] for each in rounds),
+        "loads are on demand": all(abs(each["loaded"] - each["asked"]) <= each["asked"] / 100 for each in rounds),
         "loads are bounded per host": all(0 < each["claims_most"] <= CLAIMS_MAX for each in rounds),
         "who wasn't moved feels at most twice the usual p99": times <= TIMES_MAX,
         "no errors": not errors and not any(each["errors"] for each in rounds),

@@ -51,11 +51,14 @@ class Nemesis:
         if (chance := self._scenario.chance) is None:
             return
         chosen, at_s = self._ground.random, 0.0
+        deck: list[str] = []
         while True:
+            # Dealt like cards: of a dozen kinds, ten minutes of independent draws would leave one or two out.
+            deck = deck or chosen.sample(chance.among, len(chance.among))
             # From the last one's begin, or from now if that took longer: what was missed isn't made up for at once.
             passed = time.monotonic() - self._begun
             at_s = max(at_s + chosen.uniform(*chance.every_s), passed)
-            do = chosen.choice(chance.among)
+            do = deck.pop()
             hosts = chosen.choice(self._other_sizes(chance.hosts)) if KINDS[do].wants_hosts else None
             yield Fault(at_s=at_s, do=do, for_s=chance.for_s, hosts=hosts)
 

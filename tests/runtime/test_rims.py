@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from actors.agent import Conversation
 from actors.errors import Outcome, SessionDeleted, StoreUnavailable
 from actors.model import HostRef, Lease, SessionKey, Turn, TurnRequest
+from actors.residents import REVIEW_SLICE
 from actors.stores.base import Ahead, ClaimAnswer, CommitAnswer, Granted, ReleaseAnswer
 from actors.stores.memory import MemoryStore
 from tests.runtime.world import KEY, LEAVE_S, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
@@ -112,6 +113,52 @@ def test_a_session_waits_once_for_its_release_however_often_it_is_asked_for() ->
         assert most <= 22
         store.failing = ""
         await world.until(lambda: host.stats()["resident"] == 0 and host.stats()["releasing"] == 0)
+
+    in_virtual_time(scenario)
+
+
+def test_a_new_ring_is_looked_at_in_slices_so_that_others_are_answered_meanwhile() -> None:
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        host, other = world.host("a"), world.host("b")
+        for number in range(2 * REVIEW_SLICE):
+            await ask(host, "x", key=SessionKey(f"s{number}"))
+        looked = steps = most = 0
+
+        def owner(_: str) -> HostRef:
+            nonlocal looked
+            looked += 1
+            return other.ref
+
+        world.views["a"].owner_now = owner
+        host.ring_changed()
+        while host.stats()["resident"] or host.stats()["releasing"]:
+            before = looked
+            await asyncio.sleep(0)
+            most, steps = max(most, looked - before), steps + 1
+        # A look when it is queued and one before it is released.
+        assert 0 < most <= 2 * REVIEW_SLICE + world.settings.session.releases_max
+        assert looked >= 2 * REVIEW_SLICE and steps > 2
+
+    in_virtual_time(scenario)
+
+
+def test_a_ring_that_changes_back_during_the_look_keeps_those_not_looked_at_yet() -> None:
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        host, other = world.host("a"), world.host("b")
+        sessions = 4 * REVIEW_SLICE
+        for number in range(sessions):
+            await ask(host, "x", key=SessionKey(f"s{number}"))
+        world.views["a"].owner_now = lambda _: other.ref
+        host.ring_changed()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        world.views["a"].owner_now = lambda _: host.ref
+        host.ring_changed()
+        await world.until(lambda: host.stats()["releasing"] == 0)
+        await asyncio.sleep(1)
+        assert host.stats()["resident"] >= sessions - 3 * REVIEW_SLICE
 
     in_virtual_time(scenario)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from pydantic import ValidationError
 
 from loadtest.lab.command import parse, planned
+from loadtest.lab.deployment import Deployment
 from loadtest.lab.faults import KINDS, Need
+from loadtest.lab.nemesis import Nemesis
+from loadtest.lab.progress import Progress
 from loadtest.lab.scenario import Load, Scenario, names, read
 
 DEMANDED = (
@@ -66,3 +72,15 @@ def test_one_run_has_the_folder_and_several_have_one_each(tmp_path: Path) -> Non
     assert {(run.scenario.name, run.scenario.seed) for run in several} == {
         ("kill_host", 1), ("kill_host", 2), ("baseline", 1), ("baseline", 2),
     }  # fmt: skip
+
+
+def test_each_kind_of_fault_has_its_turn_before_any_comes_again() -> None:
+    """Of a dozen kinds, ten minutes of independent draws left two out."""
+    scenario = read("everything")
+    assert scenario.chance is not None
+    nemesis = Nemesis(cast(Deployment, SimpleNamespace(hosts=3)), scenario, 0.0, cast(Progress, None))
+    among = sorted(scenario.chance.among)
+    dealt = [fault.do for fault in islice(nemesis._plan(), 4 * len(among))]
+    for at in range(0, len(dealt), len(among)):
+        assert sorted(dealt[at : at + len(among)]) == among
+    assert dealt[: len(among)] != dealt[len(among) : 2 * len(among)]
