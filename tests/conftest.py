@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from pathlib import Path
 
@@ -20,6 +21,9 @@ GRACE_S = 5.0
 for name in [name for name in os.environ if name.startswith("REHYDRA_")]:
     del os.environ[name]
 os.environ[RUN] = uuid.uuid4().hex
+# A shell that puts the tests into the background has them ignore Ctrl-C, and all that they start inherits that: what is
+# tested by its end would never end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
