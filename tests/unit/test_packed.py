@@ -6,7 +6,7 @@ import gc
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors import packed
@@ -39,6 +39,7 @@ def made(count: int, reply_bytes: int = 10) -> list[Turn]:
     return [Turn(n + 1, f"k:{n}", fingerprint_of("m", None), "m", "r" * reply_bytes) for n in range(count)]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs(), st.data())
 def test_what_was_added_at_once_or_one_by_one_comes_out_equal(turns: list[Turn], data: st.DataObject) -> None:
     kept = PackedTurns()
