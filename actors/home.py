@@ -6,7 +6,7 @@ Nothing here awaits: an activation may call it between a look and a change (I5).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +34,8 @@ class Home(Protocol):
     settings: Settings
     claims: Claims
     threads: Executor | None
+    resized: Callable[[int], None]
+    """An activation has grown by so many bytes: others may have to leave."""
 
     def new_token(self) -> str: ...
 
@@ -58,8 +60,6 @@ class Home(Protocol):
     def deleted(self, key: SessionKey) -> None:
         """Nothing in memory of this session is answered from any more."""
         ...
-
-    def resized(self, delta_bytes: int) -> None: ...
 
     def let_go(self, activation: Activation) -> None:
         """The activation has become idle; the host releases it if its owner is another, or the host is leaving."""

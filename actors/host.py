@@ -70,6 +70,8 @@ class Host:
         self.threads = threads
         self.claims = Claims(settings.session.activations_max)
         self._residents = Residents(settings.session, self._must_leave, self.spawn)
+        self.resized: Callable[[int], None] = self._residents.resized
+        """An activation has grown. One bound method for all of them: each would else have one of its own."""
         self._handing_off: dict[SessionKey, HostRef] = {}
         self._chats = 0
         self._untold = Untold()
@@ -232,10 +234,6 @@ class Host:
         """A new activation takes over the tickets of one that has just been forgotten, in their order."""
         activation = self._residents.get(key) or self._activate(key)
         activation.adopt(tickets)
-
-    def resized(self, delta_bytes: int) -> None:
-        """An activation has grown. Passivates others, least recently used first, when the host is over its limit."""
-        self._residents.resized(delta_bytes)
 
     def regressed(self, key: SessionKey, mine: int, stored: int, told: bool) -> None:
         """The store has lost confirmed turns of this session. Not ``told``: no client waits, so the next one that

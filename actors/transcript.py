@@ -7,63 +7,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pydantic_core import to_json
-
 from actors.model import Checkpoint, Turn
+from actors.packed import PackedTurns
 
-TURN_OVERHEAD_BYTES = 400
-"""What a turn in memory costs beside its text, roughly: the unit of ``resident_bytes_max`` is an estimate."""
+SESSION_OVERHEAD_BYTES = 1_500
+"""What a session in memory costs beside its turns and its state, roughly: the unit of ``resident_bytes_max`` is an
+estimate."""
 
 
-class Transcript:
-    """The turns of one session, in order. ``resized`` is told of every change of ``size_bytes``, an estimate."""
+class Transcript(PackedTurns):
+    """The turns of one session, in order. ``resized`` is told of every change of ``size_bytes``."""
 
-    __slots__ = ("_index", "_resized", "size_bytes", "state", "turns")
+    __slots__ = ("_resized", "log_bytes", "size_bytes", "state")
 
     def __init__(self, resized: Callable[[int], None]) -> None:
+        super().__init__()
         self._resized = resized
-        self.turns: list[Turn] = []
         self.state = b""
+        self.log_bytes = 0
+        """Of its turns, and the state."""
         self.size_bytes = 0
-        self._index: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self.turns)
+        """Of the whole session in memory, an estimate; 0 until it is loaded."""
 
     @property
     def last_turn_id(self) -> str:
         """Empty if there is none."""
-        return self.turns[-1].turn_id if self.turns else ""
-
-    def find(self, turn_id: str) -> Turn | None:
-        """The committed turn under that id."""
-        turn_seq = self._index.get(turn_id)
-        return None if turn_seq is None else self.turns[turn_seq - 1]
+        return self.turn_id(-1) if len(self) else ""
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Begin with what the store had at the claim."""
-        assert not self.turns
-        self.turns = list(checkpoint.turns)
+        assert not len(self)
         self.state = checkpoint.state
-        self._index = {turn.turn_id: turn.turn_seq for turn in self.turns}
-        self._grow(len(self.state) + sum(_size_bytes(turn) for turn in self.turns))
+        self._grow(len(self.state) + self.add(checkpoint.turns))
 
     def append(self, turn: Turn, state: bytes | None) -> None:
         """A turn was committed; ``state`` as in the commit."""
-        assert turn.turn_seq == len(self.turns) + 1
-        self.turns.append(turn)
-        self._index[turn.turn_id] = turn.turn_seq
-        delta_bytes = _size_bytes(turn)
+        delta_bytes = self.add((turn,))
         if state is not None:
             delta_bytes += len(state) - len(self.state)
             self.state = state
         self._grow(delta_bytes)
 
     def _grow(self, delta_bytes: int) -> None:
-        self.size_bytes += delta_bytes
-        self._resized(delta_bytes)
-
-
-def _size_bytes(turn: Turn) -> int:
-    metadata_bytes = len(to_json(turn.metadata)) if turn.metadata else 0
-    return TURN_OVERHEAD_BYTES + len(turn.message) + len(turn.reply) + metadata_bytes
+        self.log_bytes += delta_bytes
+        before, self.size_bytes = self.size_bytes, SESSION_OVERHEAD_BYTES + self.log_bytes
+        self._resized(self.size_bytes - before)

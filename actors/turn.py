@@ -88,10 +88,10 @@ class TurnRunner:
 
     async def run(self, ticket: Ticket) -> CameTo:
         """Have the agent answer the ticket's message, and commit the turn."""
-        request, turns = ticket.request, self._transcript.turns
+        request, turns = ticket.request, self._transcript
         if request.if_match is not None and request.if_match != len(turns):
             return await self._refuse(PreconditionFailed(turn_seq=len(turns)))
-        if (size_bytes := self._transcript.size_bytes) >= self._home.settings.session.log_bytes_max:
+        if (size_bytes := turns.log_bytes) >= self._home.settings.session.log_bytes_max:
             # A session is loaded whole: one that grew for ever could one day not be loaded any more.
             return await self._refuse(SessionFull(f"Its {len(turns)} turns have {size_bytes} bytes."))
         if self.takeovers and (end := await self._look_out(request.turn_id)) is not None:

@@ -330,7 +330,7 @@ def test_a_host_whose_beats_lapsed_streams_nothing_until_the_store_confirms_its_
 
 def test_a_session_does_not_grow_beyond_what_can_be_loaded() -> None:  # I6
     async def scenario() -> None:
-        world = World(parrot, settings(session={"log_bytes_max": 1_500}))
+        world = World(parrot, settings(session={"log_bytes_max": 800}))
         host = world.host("a")
         for number in range(3):
             await ask(host, f"{number}" * 100)

@@ -1,0 +1,153 @@
+"""Turns as packed bytes: what a host keeps of its sessions' pasts.
+
+A turn as an object costs half a kilobyte beside its text, and a look of the garbage collector whenever that walks over
+all there is. Most turns in memory are never looked at: an agent reads some of the last ones, a repeated request finds
+its own. So they are kept as bytes, which the collector doesn't see, and made into a :class:`~actors.model.Turn` when
+somebody asks for one.
+
+Where the turns are: ``_chunks`` holds their records one after the other, ``_places`` where each begins (chunk and
+offset), ``_digests`` eight bytes of each turn id, in which a known id is found at the speed of a search through bytes.
+All three are of types that the collector doesn't track: bytes, tuples of bytes (an ``array`` and a list are tracked).
+The format is this module's own and never leaves the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import Final, overload
+
+from pydantic_core import from_json, to_json
+
+from actors.model import Turn
+
+CHUNK_BYTES: Final = 16_384
+"""A record is added by copying the last chunk; a longer record has a chunk of its own."""
+
+_HEAD: Final = Struct("<qqIIIHB")
+"""epoch, committed_ms; bytes of message, reply, metadata (0: none), turn id, fingerprint."""
+_DIGEST: Final = Struct("<q")
+_PLACE: Final = Struct("<II")
+_RAW: Final = 16
+"""Bytes of a fingerprint of 32 hexadecimal digits, as all are that clients' messages get. Longer ones: as written."""
+
+
+class PackedTurns(Sequence[Turn]):
+    """Turns from turn_seq 1 on, without a gap. Each access makes a new :class:`Turn`, equal to the one added.
+
+    May be read in another thread while a turn is added: what was there stays where it is.
+    """
+
+    __slots__ = ("_chunks", "_digests", "_places")
+
+    def __init__(self) -> None:
+        self._chunks: tuple[bytes, ...] = ()
+        self._places = bytearray()
+        self._digests = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._digests) // _DIGEST.size
+
+    @overload
+    def __getitem__(self, at: int) -> Turn: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Turn]: ...
+    def __getitem__(self, at: int | slice) -> Turn | list[Turn]:
+        there = range(len(self))[at]
+        return self._turn(there) if isinstance(there, int) else [self._turn(each) for each in there]
+
+    def __iter__(self) -> Iterator[Turn]:
+        return map(self._turn, range(len(self)))
+
+    def turn_id(self, at: int) -> str:
+        """The id of one turn alone."""
+        chunk, offset = self._place(range(len(self))[at])
+        length = _HEAD.unpack_from(chunk, offset)[5]
+        begin = offset + _HEAD.size
+        return chunk[begin : begin + length].decode()
+
+    def find(self, turn_id: str) -> Turn | None:
+        """The turn under that id."""
+        digest, at = _digest(turn_id), -1
+        while (at := self._digests.find(digest, at + 1)) >= 0:
+            # It may begin in the middle of one digest, or be that of another id.
+            if at % _DIGEST.size == 0 and self.turn_id(at // _DIGEST.size) == turn_id:
+                return self._turn(at // _DIGEST.size)
+        return None
+
+    def add(self, turns: Sequence[Turn]) -> int:
+        """Put them after the last; the bytes that they take."""
+        before = self._bytes_beside_records()
+        size_bytes = 0
+        chunks, open_ = list(self._chunks[:-1]), list(self._chunks[-1:])
+        filled = len(open_[0]) if open_ else 0
+        for turn in turns:
+            assert turn.turn_seq == len(self) + 1
+            record = _record(turn)
+            if open_ and filled + len(record) > CHUNK_BYTES:
+                chunks.append(b"".join(open_))
+                open_, filled = [], 0
+            self._places += _PLACE.pack(len(chunks), filled)
+            self._digests += _digest(turn.turn_id)
+            open_.append(record)
+            filled += len(record)
+            size_bytes += len(record)
+        self._chunks = (*chunks, b"".join(open_)) if open_ else tuple(chunks)
+        return size_bytes + self._bytes_beside_records() - before
+
+    def _bytes_beside_records(self) -> int:
+        return len(self._digests) + len(self._places)
+
+    def _place(self, at: int) -> tuple[bytes, int]:
+        chunk, offset = _PLACE.unpack_from(self._places, at * _PLACE.size)
+        return self._chunks[chunk], offset
+
+    def _turn(self, at: int) -> Turn:
+        chunk, offset = self._place(at)
+        epoch, committed_ms, message, reply, metadata, turn_id, fingerprint = _HEAD.unpack_from(chunk, offset)
+        begin = offset + _HEAD.size
+        texts = []
+        for length in (turn_id, fingerprint, message, reply, metadata):
+            texts.append(chunk[begin : begin + length])
+            begin += length
+        return Turn(
+            at + 1,
+            texts[0].decode(),
+            texts[1].hex() if fingerprint == _RAW else texts[1].decode(),
+            texts[2].decode(),
+            texts[3].decode(),
+            from_json(texts[4]) if metadata else None,
+            epoch,
+            committed_ms,
+        )
+
+
+def _digest(turn_id: str) -> bytes:
+    """Python's own hash: random for each process, so that nobody can choose ids of one digest."""
+    return _DIGEST.pack(hash(turn_id))
+
+
+def _record(turn: Turn) -> bytes:
+    texts = (
+        turn.turn_id.encode(),
+        _packed_fingerprint(turn.fingerprint),
+        turn.message.encode(),
+        turn.reply.encode(),
+        to_json(turn.metadata) if turn.metadata is not None else b"",
+    )
+    turn_id, fingerprint, message, reply, metadata = map(len, texts)
+    head = _HEAD.pack(turn.epoch, turn.committed_ms, message, reply, metadata, turn_id, fingerprint)
+    return b"".join((head, *texts))
+
+
+def _packed_fingerprint(fingerprint: str) -> bytes:
+    """32 hexadecimal digits as 16 bytes; anything else as it is written, which must not have 16 bytes then."""
+    try:
+        raw = bytes.fromhex(fingerprint)
+    except ValueError:
+        raw = b""
+    if len(raw) == _RAW and raw.hex() == fingerprint:
+        return raw
+    written = fingerprint.encode()
+    assert len(written) != _RAW, fingerprint
+    return written

@@ -1,0 +1,116 @@
+"""Turns kept as bytes: whatever was put in comes out equal, in order, and is found by its id."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from actors import packed
+from actors.model import Turn, fingerprint_of
+from actors.packed import CHUNK_BYTES, PackedTurns
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
+JSON = st.dictionaries(TEXT, st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT | st.lists(TEXT))
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Turn]:
+    ids = draw(st.lists(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1), unique=True))
+    return [
+        Turn(
+            number + 1,
+            turn_id,
+            fingerprint_of(message := draw(TEXT), None),
+            message,
+            draw(TEXT),
+            draw(st.none() | JSON),
+            draw(st.integers(0, 2**62)),
+            draw(st.integers(0, 2**62)),
+        )
+        for number, turn_id in enumerate(ids)
+    ]
+
+
+def made(count: int, reply_bytes: int = 10) -> list[Turn]:
+    return [Turn(n + 1, f"k:{n}", fingerprint_of("m", None), "m", "r" * reply_bytes) for n in range(count)]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(logs(), st.data())
+def test_what_was_added_at_once_or_one_by_one_comes_out_equal(turns: list[Turn], data: st.DataObject) -> None:
+    kept = PackedTurns()
+    loaded = data.draw(st.integers(0, len(turns)))
+    kept.add(turns[:loaded])
+    for turn in turns[loaded:]:
+        kept.add((turn,))
+    assert list(kept) == turns and len(kept) == len(turns)
+    assert [kept[at] for at in range(len(turns))] == turns and kept[1:-1] == turns[1:-1]
+    assert [kept.turn_id(at) for at in range(len(turns))] == [turn.turn_id for turn in turns]
+    for turn in turns:
+        assert kept.find(turn.turn_id) == turn
+    assert kept.find("never") is None
+
+
+@pytest.mark.parametrize("fingerprint", ["", "f1", "é" * 16, "A" * 32, "g" * 32, "0" * 31, "0" * 32])
+def test_a_fingerprint_of_any_form_comes_out_as_it_was(fingerprint: str) -> None:
+    turn = Turn(1, "k:1", fingerprint, "m", "r")
+    kept = PackedTurns()
+    kept.add([turn])
+    assert kept[0] == turn
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"a": [1, 2.5, None, True, {"b": "ü"}]}])
+def test_no_metadata_is_another_thing_than_empty_metadata(metadata: dict[str, Any] | None) -> None:
+    kept = PackedTurns()
+    kept.add([Turn(1, "k:1", "", "m", "r", metadata)])
+    assert kept[0].metadata == metadata
+
+
+@pytest.mark.parametrize("reply_bytes", [0, 1_000, CHUNK_BYTES, 5 * CHUNK_BYTES])
+def test_records_of_any_length_find_a_place(reply_bytes: int) -> None:
+    turns, kept = made(50, reply_bytes), PackedTurns()
+    size_bytes = kept.add(turns[:20]) + sum(kept.add((turn,)) for turn in turns[20:])
+    assert list(kept) == turns
+    assert sum(map(len, kept._chunks)) < size_bytes < sum(map(len, kept._chunks)) + 50 * 20
+    assert max(map(len, kept._chunks)) <= max(CHUNK_BYTES, reply_bytes + 100)
+
+
+def test_ids_of_one_digest_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "_digest", lambda _: b"\x00" * 8)
+    kept, turns = PackedTurns(), made(30)
+    kept.add(turns)
+    assert [kept.find(turn.turn_id) for turn in turns] == turns
+    assert kept.find("k:30") is None
+
+
+def test_a_digest_that_lies_across_two_others_is_not_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = {"k:0": b"aaaabbbb", "k:1": b"ccccdddd", "k:2": b"bbbbcccc"}
+    monkeypatch.setattr(packed, "_digest", digests.__getitem__)
+    kept, turns = PackedTurns(), made(3)
+    kept.add(turns[:2])
+    assert kept.find("k:2") is None
+    kept.add(turns[2:])
+    assert kept.find("k:2") == turns[2]
+
+
+def test_an_index_out_of_range_is_an_error() -> None:
+    kept = PackedTurns()
+    kept.add(made(2))
+    assert kept[-1].turn_id == kept.turn_id(-1) == "k:1"
+    for at in (2, -3):
+        with pytest.raises(IndexError):
+            kept[at]
+        with pytest.raises(IndexError):
+            kept.turn_id(at)
+
+
+def test_the_garbage_collector_sees_one_object_however_many_turns_there_are() -> None:
+    kept = PackedTurns()
+    kept.add(made(2_000, 100))
+    gc.collect()
+    parts = [part for part in gc.get_referents(kept) if part is not PackedTurns]
+    assert len(parts) == 3 and not any(map(gc.is_tracked, parts))
