@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.mailbox import Mailbox
@@ -48,6 +48,7 @@ def test_an_arrival_that_is_in_the_batch_keeps_its_entry_and_takes_the_batchs_pl
     assert mailbox.take_all() == ["b", "attached", "mine"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.tuples(st.just("offer"), st.integers(0, 9)), st.tuples(st.just("take"), st.just(0)),
                           st.tuples(st.just("batch"), st.lists(st.integers(0, 9), unique=True)))))  # fmt: skip
 def test_the_mailbox_behaves_like_an_ordered_list_without_repeats(steps: list[tuple[str, object]]) -> None:
