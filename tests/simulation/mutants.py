@@ -198,7 +198,7 @@ MUTANTS: Final = (
             (
                 SESSION,
                 "        came_to = await self._runner.run(ticket)\n",
-                "        came_to = await self._runner.run(ticket, lambda turn: self._answer(ticket, Done(turn, False, self._residence())))\n",
+                "        came_to = await self._runner.run(ticket, lambda turn: self._answer(ticket, Done(turn, False, self.residence)))\n",
             ),
             (
                 TURN,

@@ -7,6 +7,7 @@ survive, or edits that no longer fit the code, fail here.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tests.simulation.table import HEAD, SEEDS_MAX, seeds_of, try_all
 from tests.simulation.trial import Outcome, attempt, copy_to
 
 TABLE = Path(__file__).parent / "MUTANTS.md"
+SLIP = re.compile(r"\b(?:Attribute|Import|Name|Syntax|Type|UnboundLocal)Error\b")
+"""What an edit does that was made for older code."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,8 @@ def outcomes() -> list[Outcome]:
 def test_every_planted_bug_is_noticed(outcomes: list[Outcome]) -> None:
     survived = [outcome.mutant for outcome in outcomes if outcome.seed is None]
     assert survived == [], f"not noticed within {SEEDS_MAX} seeds"
+    slips = [outcome.mutant for outcome in outcomes if SLIP.search(outcome.words)]
+    assert slips == [], "what can't run has shown nothing"
     assert len(outcomes) >= 90
     assert len([mutant for mutant in MUTANTS if mutant.server]) >= 25, "the scripts need theirs"
 
