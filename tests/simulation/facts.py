@@ -77,10 +77,12 @@ class Op:
 
 @dataclass(slots=True)
 class Run:
-    """One run of the agent. ``end`` is the event that ended it: RunEnded, or its process's death."""
+    """One run of the agent. ``end`` is the event that ended it: RunEnded, or its process's death. ``how`` as in
+    RunEnded, or empty."""
 
     start: h.RunStarted
     end: int | None = None
+    how: str = ""
 
 
 Recorded = tuple[SessionKey, int, str, str]
@@ -241,7 +243,8 @@ class Facts:
         self.runs[event.run] = Run(event)
 
     def _runended(self, event: h.RunEnded) -> None:
-        self.runs[event.run].end = event.seq
+        run = self.runs[event.run]
+        run.end, run.how = event.seq, event.how
 
     def _arrived(self, event: h.Arrived) -> None:
         self.arrived.append(event)

@@ -110,6 +110,12 @@ def _mailbox_order(facts: Facts) -> None:  # noqa: C901 - one rule, told in one 
     for said in facts.said:
         if said.what == "finish":
             answered[said.process, said.key, said.turn_id].append(said.seq)
+    # A run that came to nothing ended its turn's wait, even if nobody was there to be told: whoever came for it after
+    # that stands last.
+    for run in facts.runs.values():
+        way = (run.start.process, run.start.key, run.start.turn_id)
+        if run.end is not None and run.how not in ("", "done") and any(a.seq > run.end for a in came[way]):
+            answered[way].append(run.end)
     committed: dict[tuple[str, SessionKey, int], list[Accepted]] = defaultdict(list)
     for accepted in facts.accepted:
         committed[accepted.process, accepted.key, accepted.epoch].append(accepted)
