@@ -6,8 +6,8 @@ the map of activations, which is changed without an await between the look and t
 
 A request's way: resident here, then the mailbox. Otherwise, if nobody has passed it on yet, the owner that the ring
 names. Otherwise claim: granted, then the mailbox; held by a live host, then on to that host; held by a dead one, then
-take it over. The ring is asked at most once per request, a lease every time, so two hosts with different rings can't
-send a request to and fro for ever (I7).
+take it over. The ring is asked again only where more is known than by whoever passed the request on, a lease every
+time, so two hosts with different rings can't send a request to and fro for ever (I7).
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ from typing import Any
 from actors.agent import Agent
 from actors.claims import Claims
 from actors.deleting import delete
-from actors.errors import (
-    RehydraError,
-    SessionDeleted,
-    SessionUnknown,
-    Unreachable,
-    WaitedTooLong,
-)
+from actors.errors import RehydraError, SessionDeleted, SessionUnknown, Unreachable, WaitedTooLong
 from actors.following import follow, tell_whole, weakened
 from actors.lifecycle import Reason
 from actors.model import HostRef, SessionKey, TurnRequest
@@ -70,8 +64,8 @@ class Host:
         self.threads = threads
         self.claims = Claims(settings.session.activations_max)
         self._residents = Residents(settings.session, self._must_leave, self.spawn)
+        # One bound method for all activations: each would else have one of its own.
         self.resized: Callable[[int], None] = self._residents.resized
-        """An activation has grown. One bound method for all of them: each would else have one of its own."""
         self._handing_off: dict[SessionKey, HostRef] = {}
         self._chats = 0
         self._untold = Untold()
@@ -108,7 +102,7 @@ class Host:
 
     async def _answer(self, request: TurnRequest, requester: Requester, hops: int) -> Done | RehydraError | None:
         """The final answer, or None if another host has given it to the requester."""
-        asks_left = self.settings.session.hops_max if hops == 0 or self._knows_better(request, hops) else 0
+        asks_left = self.settings.session.hops_max if hops == 0 or self._may_ask_again(request, hops) else 0
         doubtful = False
         pause_s = 0.0
         while True:
@@ -176,11 +170,15 @@ class Host:
 
     # --- passing on ----------------------------------------------------------------------------------------------
 
-    def _knows_better(self, request: TurnRequest, hops: int) -> bool:
-        """Whether it was passed on by an older ring than this host's: whoever did so missed a change, and may itself be
-        the owner by now. Versions grow along the way, so nothing goes round for ever (I7)."""
+    def _may_ask_again(self, request: TurnRequest, hops: int) -> bool:
+        """Whether the ring is asked for a request that was passed on to this host.
+
+        By an older ring than its own: whoever did so missed a change. Versions grow along the way, so nothing goes
+        round for ever (I7). Or by a lease that it no longer has: it would claim again what has just moved. Then a hop
+        is kept for the case that somebody else claims first."""
         self.placement.heard(request.named_by)
-        return 0 <= request.named_by < self.placement.ring_version and hops < self.settings.session.hops_max
+        hops_max = self.settings.session.hops_max - (request.named_by < 0)
+        return hops < hops_max and request.named_by < self.placement.ring_version
 
     def _named(self, key: SessionKey, hops: int, may_ask_ring: bool) -> HostRef | None:
         """Who is named for a session that isn't here: whom it is being handed off to, or the ring's owner; if that one
@@ -268,12 +266,11 @@ class Host:
         return Reason.HANDOFF if self.must_move(key) is not None else None
 
     def let_go(self, activation: Activation) -> None:
-        """The activation has become idle: release it if it shouldn't stay."""
+        """It has become idle: release it if it shouldn't stay."""
         self._residents.let_go(activation.key)
 
     def ring_changed(self) -> None:
-        """The ring is another: release what is idle here and belongs elsewhere, hottest first. Busy sessions notice
-        by themselves at the end of their turn."""
+        """The ring is another: release what is idle here and belongs elsewhere; busy sessions notice by themselves."""
         self._residents.review()
 
     # --- the end ---------------------------------------------------------------------------------------------------
@@ -282,8 +279,8 @@ class Host:
         """Everything out of memory, every lease given back, within that time. The caller has left the table.
 
         The ring decides where the waiting turns go; without a ring (this was the last host) they are run to the end.
-        Requests that are passed on to this host meanwhile are still served, and those that it has passed on itself are
-        waited for. Optional (I9): a killed host's sessions are taken over instead.
+        Requests that come or are on their way meanwhile are waited for. Optional (I9): a killed host's sessions are
+        taken over instead.
         """
         self._draining = True
         self.ring_changed()

@@ -62,7 +62,7 @@ class SessionSettings(Group):
     restarts_max: int = Field(3, gt=0, description="How often a turn is run anew, as its commit stayed unknown.")
     takeovers_max: int = Field(3, gt=0, description="Takeovers without a commit before a turn counts as poison.")
     suspect_pause_s: float = Field(5.0, ge=0, description="Pause before the third host runs a turn that stopped two.")
-    hops_max: int = Field(4, gt=0, description="How often one request may be passed on between hosts.")
+    hops_max: int = Field(6, gt=0, description="How often one request may be passed on between hosts.")
     releases_max: int = Field(128, gt=0, description="Leases released at one time when many sessions leave.")
     activations_max: int = Field(16, gt=0, description="Claims of one host at one time; the others wait their turn.")
     drain_stream_s: float = Field(30.0, gt=0, description="How long a leaving host lets turns and streams run.")

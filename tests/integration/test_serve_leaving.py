@@ -56,6 +56,24 @@ class Deployed:
                 await asyncio.sleep(LOOK_S)
         return ring
 
+    async def agreed(self) -> dict[str, dict[str, Any]]:
+        """The ring of three hosts, once each of them goes by it: until then a session may begin on one and move."""
+        async with asyncio.timeout(START_S):
+            while len(ring := await self.ring()) != 3 or len(await self._versions(ring)) != 1:  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_S)
+        return ring
+
+    async def _versions(self, ring: dict[str, dict[str, Any]]) -> set[int]:
+        """The ring_versions of these hosts; -1 for one that doesn't answer."""
+        versions = set()
+        for host in ring.values():
+            try:
+                _, own = await Client(host["address"]).get("/ring")
+            except Unreadable:
+                own = {}
+            versions.add(int(own.get("ring_version", -1)))
+        return versions
+
     def epochs(self, sessions: list[str]) -> dict[str, int]:
         """How often each was claimed so far, from a number of its own on."""
         return {name: int(self._redis.hget(f"rehydra:{{-:{name}}}:lease", "epoch") or 0) for name in sessions}
@@ -102,7 +120,7 @@ async def test_a_rolling_update_with_surge_moves_each_session_once_and_streams_e
 ) -> None:
     names = [f"talk-{number}" for number in range(12)]
     await deployed.deploy(args=SLOTS, max_surge_percent=33)
-    before = await deployed.until(lambda ring: len(ring) == 3)
+    before = await deployed.agreed()
     async with deployed.talks(names) as answers:
         streams = [
             asyncio.create_task(
@@ -110,6 +128,7 @@ async def test_a_rolling_update_with_surge_moves_each_session_once_and_streams_e
             )
             for number in range(6)
         ]
+        await _all_have_answered(answers)
         claimed = deployed.epochs(names)
         # A setting that the edge has, too: HAProxy is replaced as well.
         changed = {"session": {"idle_s": 301, "commit_patience_s": 16}}
@@ -127,7 +146,7 @@ async def test_a_crash_moves_the_sessions_of_the_crashed_hosts_slot_out_and_back
     deployed: Deployed,
 ) -> None:
     names = [f"crash-{number}" for number in range(12)]
-    before = await deployed.until(lambda ring: len(ring) == 3)
+    before = await deployed.agreed()
     async with deployed.talks(names) as answers:
         await _all_have_answered(answers)
         home = {name: answers[name][-1].slot for name in names}

@@ -10,7 +10,18 @@ from actors.errors import Outcome, PoisonTurn, StateRegressed, Unreachable
 from actors.model import HostRef, Lease, SessionKey, TurnRequest
 from actors.ports import Done, Residence
 from actors.stores.base import CheckAnswer, ClaimAnswer, Granted, Held, Ok
-from tests.runtime.world import KEY, LEAVE_S, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
+from tests.runtime.world import (
+    KEY,
+    LEAVE_S,
+    Client,
+    Gate,
+    World,
+    ask,
+    in_virtual_time,
+    parrot,
+    request,
+    settings,
+)
 
 STRANGER = HostRef("x", "slot-9", "x:1")
 
@@ -463,7 +474,7 @@ def test_a_request_is_not_passed_on_without_end() -> None:  # I6
         world = World(parrot, settings())
         a = world.host("a")
         await world.memory.claim(KEY, "t", STRANGER)
-        problem = (await ask(a, "x", hops=4)).problem
+        problem = (await ask(a, "x", hops=world.settings.session.hops_max)).problem
         assert isinstance(problem, Unreachable) and problem.outcome is Outcome.UNKNOWN
 
     in_virtual_time(scenario)

@@ -12,11 +12,11 @@ from collections import Counter
 
 from actors.agent import Conversation
 from actors.host import Host
-from actors.model import HostRef, SessionKey
-from actors.ports import Done
+from actors.model import HostRef, SessionKey, TurnRequest
+from actors.ports import Done, Passed, Requester
 from actors.stores.base import ClaimAnswer, Granted
 from actors.stores.memory import MemoryStore
-from tests.runtime.world import KEY, LEAVE_S, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
+from tests.runtime.world import KEY, LEAVE_S, Client, Gate, Wire, World, ask, in_virtual_time, parrot, request, settings
 
 AGENT_S = 6.0
 LIMITS = settings(
@@ -201,5 +201,35 @@ def test_a_host_with_an_old_lease_takes_no_batch_and_the_sender_runs_it() -> Non
         assert world.wires["a"].batches == [("b", ["k:2"])], "it was offered"
         gate.open("old")
         assert (await old).turn_seq == 3 and gate.started.count("2") == 1
+
+    in_virtual_time(scenario)
+
+
+class Late(Wire):
+    """Before it passes a request on, the host there gives the session back."""
+
+    async def pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> Passed:
+        holder = self.world.hosts[to.incarnation]
+        holder.ring_changed()
+        await self.world.until(lambda: not holder.stats()["resident"] and not holder.stats()["releasing"])
+        return await super().pass_on(to, request, requester, hops)
+
+
+def test_a_host_that_was_asked_for_a_lease_it_has_given_back_does_not_claim_it_again() -> None:  # I7
+    """The new owner found the old one's lease and passed the request on; the old one released meanwhile. It would
+    claim, run the turn, and hand over again: three moves for one change of the ring."""
+
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        a, b = world.host("a"), world.host("b")
+        await ask(a, "1")
+        world.wires["b"] = b.peers = Late(world)
+        world.owner = b.ref
+        assert (await ask(b, "2")).turn_seq == 2
+        assert a.stats()["activations"] == 1
+        first, second = await world.log()
+        assert second.epoch == first.epoch + 1
+        assert [to for to, _ in world.wires["b"].passed] == ["a"]
+        assert [to for to, _ in world.wires["a"].passed] == ["b"]
 
     in_virtual_time(scenario)

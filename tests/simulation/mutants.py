@@ -374,7 +374,7 @@ MUTANTS: Final = (
     _one(
         "the ring is asked at every hop",
         HOST,
-        "hops_max if hops == 0 or self._knows_better(request, hops) else 0",
+        "hops_max if hops == 0 or self._may_ask_again(request, hops) else 0",
         "hops_max",
     ),
     _one(

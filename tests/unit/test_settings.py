@@ -64,7 +64,7 @@ def test_args_win_over_the_environment_which_wins_over_the_default(monkeypatch: 
     monkeypatch.setenv("REHYDRA_SESSION__IDLE_S", "60")
     monkeypatch.setenv("REHYDRA_SESSION__MAILBOX_MAX", "7")
     settings = load({"session": {"idle_s": 30}})
-    assert (settings.session.idle_s, settings.session.mailbox_max, settings.session.hops_max) == (30.0, 7, 4)
+    assert (settings.session.idle_s, settings.session.mailbox_max, settings.session.hops_max) == (30.0, 7, 6)
 
 
 def test_each_setting_is_shown_with_its_unit_its_source_and_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
