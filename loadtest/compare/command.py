@@ -41,10 +41,14 @@ class Rounds:
         self._path = folder / "rounds.jsonl"
         self._same: dict[str, Any] = {"commit": commit(), "plan": plan.as_json()}
         folder.mkdir(parents=True, exist_ok=True)
-        self.lines = [] if self._same["commit"].endswith("-dirty") else list(self._known())
-
-    def _known(self) -> Iterator[dict[str, Any]]:
         text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        # A last line without its end is torn: whoever wrote it was killed.
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            self._path.write_text(whole, encoding="utf-8")
+        self.lines = [] if self._same["commit"].endswith("-dirty") else list(self._known(whole))
+
+    def _known(self, text: str) -> Iterator[dict[str, Any]]:
         for line in map(json.loads, text.splitlines()):
             if all(line[name] == value for name, value in self._same.items()):
                 yield line

@@ -13,7 +13,10 @@ from loadtest.compare.ways import REHYDRA
 from loadtest.lab.plot import BAD, COLOURS, Plot
 from loadtest.lab.report import STYLE
 
-WIDE = "body { max-width: 1300px } td, th { padding-right: 9px } .bar { background: #4477aa; height: .8em }"
+WIDE = "body { max-width: 1300px } td, th { padding-right: 9px } tr.own td { background: #eef4fa; font-weight: 600 }"
+WRONG = f"td.wrong {{ color: {BAD} }}"
+BAD_IF_ANY = ("lost", "errors", "otherwise wrong", "not said")
+"""How the titles begin of columns in which anything but 0 is bad."""
 ABOUT = """
 Two servers (or hosts) for every way, all on this machine, with the clients beside them. Every message has an
 Idempotency-Key, which every way answers from its talk when it is repeated; nginx and HAProxy repeat what a dead server
@@ -35,7 +38,8 @@ def page(found: Sequence[Row], lines: Sequence[Line], trouble: Sequence[str]) ->
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     machine = f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores"
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Ways compared</title><style>{STYLE}{WIDE}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Ways compared</title>'
+        f"<style>{STYLE}{WIDE}{WRONG}</style>"
         f'<h1>Ways compared</h1><p class="about">{html.escape(ABOUT.strip())}</p>'
         f'<p class="small">{rounds} rounds · commit {html.escape(commits)} · {html.escape(machine)}</p>'
         + "".join(f'<p style="color:{BAD}">{html.escape(each)}</p>' for each in trouble)
@@ -49,9 +53,21 @@ def page(found: Sequence[Row], lines: Sequence[Line], trouble: Sequence[str]) ->
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """The first cell of each row is a way's name; Rehydra's row stands out, and so does what went wrong."""
     titles = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    told = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>" for cells in body)
-    return f"<table><tr>{titles}</tr>{told}</table>"
+    told = "".join(
+        f'<tr class="{"own" if cells[0] == REHYDRA else ""}">'
+        + "".join(_cell(name, cell) for name, cell in zip(head, cells, strict=True))
+        + "</tr>"
+        for cells in body
+    )
+    return f'<table class="small"><tr>{titles}</tr>{told}</table>'
+
+
+def _cell(title: str, told: str) -> str:
+    wrong = title.startswith(BAD_IF_ANY) and told != "0"
+    classes = " ".join(name for name, true in (("n", told[:1].isdigit()), ("wrong", wrong)) if true)
+    return f'<td class="{classes}">{html.escape(told)}</td>'
 
 
 def spread(found: Spread | None, form: str = "{:,.1f}") -> str:
@@ -112,13 +128,14 @@ def _server_gone(found: Sequence[Row]) -> str:
 
 def _lengths(found: Sequence[Row]) -> str:
     lengths = sorted({turns for row in found for turns in row.by_length})
-    head = ["way", "lost", "errors"]
+    head = ["way", "lost", "errors", "not said in time"]
     head += [f"{what}, {turns:,}" for what in ("p50 ms", "store bytes", "CPU ms") for turns in lengths]
     names = (("p50_ms", "{:.1f}"), ("stored_bytes_per_turn", "{:,.0f}"), ("cpu_ms_per_turn", "{:.2f}"))
     body = []
     for row in found:
         counts = row.counts["lengths"]
-        told = [row.way.name, share(counts["lost"], counts["acknowledged"]), f"{counts['client_errors']:,}"]
+        told = [row.way.name, share(counts["lost"], counts["acknowledged"])]
+        told += [f"{counts['client_errors']:,}", f"{counts['missing']:,}"]
         for name, form in names:
             spreads = [row.by_length.get(turns, {}).get(name) for turns in lengths]
             told += ["–" if each is None else form.format(each.median) for each in spreads]

@@ -27,7 +27,8 @@ class Plan:
     gone_rate: float = 40.0
     gone_s: float = 5.0
     gone_after_s: float = 2.0
-    gone_over_s: float = 0.05
+    gone_over_s: float = 0.2
+    """So that each server has some four of them under way when one is killed."""
     lengths: tuple[tuple[int, int], ...] = ((1, 60), (10, 8), (50, 4), (200, 2), (1000, 1))
     """Turns of a talk, and how many such talks, two at a time."""
     length_s: float = 25.0

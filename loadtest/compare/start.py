@@ -31,6 +31,7 @@ AGENT = "loadtest.agents:counted"
 MARK = "REHYDRA_LOADTEST_MARK"
 SECRET = "REHYDRA_LOADTEST_SECRET"
 SERVERS = 2
+PORTS = 6
 MAX_ONGOING = 100
 READY_S = 30.0
 LOOK_S = 0.05
@@ -71,6 +72,10 @@ class Running:
 @asynccontextmanager
 async def running(way: Way, port: int, environment: Environment, kept: Path) -> AsyncIterator[Running]:
     """Start it at ``port`` and the next few, and end it. NotUp if it doesn't start."""
+    for number in range(port, port + PORTS):
+        # Whoever answers there would be taken for ours.
+        if await stores.listens(number):
+            raise NotUp(f"port {number} is taken; name other ones with --port")
     folder = Path(tempfile.mkdtemp(prefix="rehydra-compare-"))
     # nginx's and PostgreSQL's own users go through it.
     os.chmod(folder, 0o711)

@@ -14,7 +14,8 @@ Line = Mapping[str, Any]
 """What one round of one way told."""
 
 EXPERIMENTS = ("ordinary", "at_once", "lengths", "server_gone")
-COUNTS = ("sent", "acknowledged", "client_errors", "lost", "twice", "reordered", "otherwise_wrong")
+COUNTS = ("sent", "acknowledged", "client_errors", "lost", "twice", "reordered", "otherwise_wrong", "missing")
+"""``missing``: turns of the talks of given lengths that weren't said within the time for them."""
 MEASURES = (
     "p50_ms", "p99_ms", "max_ms", "turns_per_s", "calls_per_turn", "stored_bytes_per_turn", "client_bytes_per_turn",
     "cpu_ms_per_turn",
@@ -96,7 +97,7 @@ def _row(way: Way, lines: Sequence[Line]) -> Row:
 
 def _with_sums(line: Line) -> Line:
     told = line["lengths"]["by_length"].values()
-    sums = {name: sum(each[name] for each in told) for name in ("sent", "acknowledged", "client_errors")}
+    sums = {name: sum(each[name] for each in told) for name in ("sent", "acknowledged", "client_errors", "missing")}
     return {**line, "lengths": {**line["lengths"], **sums}}
 
 

@@ -163,6 +163,11 @@ def test_what_has_a_line_of_this_commit_and_these_sizes_is_done(
     assert not rounds(tmp_path).has(BY_NAME["cookie"], 2)
     assert not rounds(tmp_path).has(BY_NAME["ip-hash"], 1)
     assert not rounds(tmp_path, SMOKE).has(BY_NAME["cookie"], 1)
+    with (tmp_path / "rounds.jsonl").open("a") as file:
+        file.write('{"way": "cookie", "rou')
+    assert len(rounds(tmp_path).lines) == 1
+    rounds(tmp_path).add({"way": "cookie", "round": 2, **told()})
+    assert rounds(tmp_path).has(BY_NAME["cookie"], 2)
     for other in ("abd", "abc-dirty"):
         monkeypatch.setattr(command, "commit", lambda other=other: other)
         assert rounds(tmp_path).lines == []
