@@ -78,7 +78,10 @@ class Course:
             seconds = time.monotonic() - begun
             unread = await self._read(scene)
         per_s = sum(sample.ok for sample in fast) / seconds
-        return {**answers(rated), **spent, "turns_per_s": round(per_s, 1), **self._word(scene, unread)}
+        # Counts are of all messages, latency is of those that came at a rate.
+        timed = {name: found for name, found in answers(rated).items() if name.endswith("_ms")}
+        spent["turns_per_s"] = round(per_s, 1)
+        return {**answers(scene.samples), **timed, **spent, **self._word(scene, unread)}
 
     async def _at_once(self) -> dict[str, Any]:
         plan, scene = self._plan, self._scene("at-once")

@@ -13,8 +13,8 @@ from loadtest.compare.ways import REHYDRA
 from loadtest.lab.plot import BAD, COLOURS, Plot
 from loadtest.lab.report import STYLE
 
-WIDE = "body { max-width: 1300px } td, th { padding-right: 9px } tr.own td { background: #eef4fa; font-weight: 600 }"
-WRONG = f"td.wrong {{ color: {BAD} }}"
+WIDE = "body { max-width: 1500px } td, th { padding-right: 9px } tr.own td { background: #eef4fa; font-weight: 600 }"
+WRONG = f"td.wrong {{ color: {BAD} }} td.n, td:first-child {{ white-space: nowrap }}"
 BAD_IF_ANY = ("lost", "errors", "otherwise wrong", "not said")
 """How the titles begin of columns in which anything but 0 is bad."""
 ABOUT = """
@@ -75,7 +75,7 @@ def spread(found: Spread | None, form: str = "{:,.1f}") -> str:
     if found is None:
         return "–"
     middle, least, most = (form.format(each) for each in (found.median, found.least, found.most))
-    return f"{middle} ({least}–{most})"
+    return middle if least == most else f"{middle} ({least}–{most})"
 
 
 def _ordinary(found: Sequence[Row]) -> str:
