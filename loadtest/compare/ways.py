@@ -79,7 +79,19 @@ WAYS: Final = (
     Way("process-locks", "9", "a lock for each session in each process", "process-locks", stores=_REDIS),
     Way("redis-lock", "10", "SET NX EX 30, else 409", "redis-lock", stores=_REDIS),
     Way(RAY_ROUTER, "16", "Ray's ConsistentHashRouter, JSON value and process locks"),
-    Way("langgraph-redis", "17", "LangGraph, Redis checkpointer", "langgraph-redis", stores=(Store.REDIS_STACK,)),
-    Way("langgraph-postgres", "17", "LangGraph, PostgreSQL checkpointer", "langgraph-postgres", stores=_POSTGRES),
+    Way(
+        "langgraph-redis",
+        "17",
+        "LangGraph, Redis checkpointer, one checkpoint a turn",
+        "langgraph-redis",
+        stores=(Store.REDIS_STACK,),
+    ),
+    Way(
+        "langgraph-postgres",
+        "17",
+        "LangGraph, PostgreSQL checkpointer, one checkpoint a turn",
+        "langgraph-postgres",
+        stores=_POSTGRES,
+    ),
 )
 BY_NAME: Final = {way.name: way for way in WAYS}
