@@ -13,8 +13,9 @@ from typing import Any
 
 from loadtest.chain import Chain
 
-CALLS = "REHYDRA_LOADTEST_CALLS"
-"""Environment variable: a file that gets a byte for every call of the agent ``counted``, from whichever process."""
+CALLS = "LOADTEST_CALLS"
+"""Environment variable: a file that gets a byte for every call of the agent ``counted``, from whichever process. It
+doesn't begin as Rehydra's settings do: an unknown one of those is refused."""
 
 
 async def blocking(conversation: Any) -> AsyncIterator[str]:

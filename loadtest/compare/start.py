@@ -29,8 +29,8 @@ from loadtest.stack import NotUp
 from loadtest.stack import started as rehydra
 
 AGENT = "loadtest.agents:counted"
-MARK = "REHYDRA_LOADTEST_MARK"
-SECRET = "REHYDRA_LOADTEST_SECRET"
+MARK = "LOADTEST_MARK"
+SECRET = "LOADTEST_SECRET"
 SERVERS = 2
 PORTS = 6
 MAX_ONGOING = 100

@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from loadtest.baselines.chat import Message, Said, Turn, Way, next_turn
 
-SECRET: Final = "REHYDRA_LOADTEST_SECRET"
+SECRET: Final = "LOADTEST_SECRET"
 """Environment variable: what all servers share; any text."""
 
 
