@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import time
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -121,15 +123,16 @@ class Course:
     async def _server_gone(self) -> dict[str, Any]:
         plan, scene = self._plan, self._scene("server-gone")
 
-        async def kill() -> float:
+        async def kill(server: int) -> float:
             await asyncio.sleep(plan.gone_after_s)
-            await self._running.kill_a_server()
+            os.kill(server, signal.SIGKILL)
             return time.monotonic()
 
         with scene.history:
             for _ in range(plan.gone_talks):
                 await scene.visitor().say()
-            killing = asyncio.create_task(kill())
+            # Looked for before: that takes a while, in which no answer would be heard.
+            killing = asyncio.create_task(kill(await self._running.one_of_two()))
             await at_rate(scene.visitors, plan.gone_rate, plan.gone_s, plan.gone_over_s)
             killed = await killing
             unread = await self._read(scene)

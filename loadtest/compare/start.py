@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -60,14 +59,14 @@ class Running:
         """So far."""
         return self.calls.stat().st_size if self.calls.exists() else 0
 
-    async def kill_a_server(self) -> None:
-        """One of two, at once, and nobody of this experiment starts it again. NotUp if there are no two."""
+    async def one_of_two(self) -> int:
+        """A server that may be killed. NotUp if there are no two, or it isn't of this experiment."""
         pids = await self.servers()
         if len(pids) < SERVERS:
             raise NotUp(f"{len(pids)} servers run where {SERVERS} should")
         if pids[-1] not in {process.pid for process in self.processes()}:
             raise NotUp(f"process {pids[-1]} isn't of this experiment")
-        os.kill(pids[-1], signal.SIGKILL)
+        return pids[-1]
 
 
 @asynccontextmanager

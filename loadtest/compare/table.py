@@ -157,5 +157,5 @@ def markdown(found: Sequence[Row]) -> str:
 
 
 def rehydra_is_blameless(found: Sequence[Row]) -> bool:
-    """True also if it wasn't among them."""
+    """Where messages met and a server went; true also if it wasn't among them."""
     return all(row.blameless for row in found if row.way.name == REHYDRA)

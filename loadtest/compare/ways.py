@@ -51,15 +51,15 @@ class Way:
 
 
 STORES: Final = {
-    Store.REDIS: "Redis (the bundled Valkey, appendfsync as told above)",
-    Store.REDIS_STACK: "Redis 8 with RedisJSON and RediSearch",
+    Store.REDIS: "Redis (the bundled Valkey, appendfsync always)",
+    Store.REDIS_STACK: "Redis 8 with RedisJSON and RediSearch (appendfsync always)",
     Store.POSTGRES: "PostgreSQL (synchronous_commit on)",
 }
 
 REHYDRA: Final = "rehydra"
 RAY_ROUTER: Final = "ray-router"
 OWN: Final = {
-    REHYDRA: "deploy/up: 2 hosts on Ray Serve behind HAProxy; Redis (the bundled Valkey, appendfsync as told above)",
+    REHYDRA: "deploy/up: 2 hosts on Ray Serve behind HAProxy; Redis (the bundled Valkey, appendfsync always)",
     RAY_ROUTER: "2 replicas on Ray Serve behind its own proxy, 100 requests at once for each; JSON value in Redis",
 }
 
