@@ -113,7 +113,7 @@ def said(number: int, way: Way, line: Line) -> str:
         f"round {number}  {way.name:18}  {line['took_s']:5.1f} s"
         f"  p50 {ordinary['p50_ms']} ms, {ordinary['turns_per_s']:.0f} turns/s;"
         f" at once: lost {at_once['lost']}, errors {at_once['client_errors']};"
-        f" server gone: lost {gone['lost']}, errors {gone['client_errors']}"
+        f" server gone: lost {gone['lost']}, errors {gone['client_errors']}; others had {line['others_cores']} cores"
     )
 
 

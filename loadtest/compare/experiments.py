@@ -19,7 +19,7 @@ from loadtest.compare.plan import Plan
 from loadtest.compare.start import Running
 from loadtest.compare.visitor import Sample, Visitor
 from loadtest.history import History
-from loadtest.processes import used_s
+from loadtest.processes import busy_s, used_s
 from loadtest.wire import Address
 
 READERS = 4
@@ -57,8 +57,10 @@ class Course:
     async def run(self) -> dict[str, Any]:
         """What all of them have to tell, by name."""
         await self._warm()
+        begun, others_s = time.monotonic(), self._others_s()
         told: dict[str, Any] = {"ordinary": await self._ordinary(), "at_once": await self._at_once()}
         told["lengths"] = await self._lengths()
+        told["others_cores"] = round((self._others_s() - others_s) / (time.monotonic() - begun), 2)
         told["memory_bytes"] = memory_bytes(self._running.processes())
         told["server_gone"] = await self._server_gone()
         return told
@@ -163,6 +165,10 @@ class Course:
     def _used(self) -> Used:
         stored = bytes_received(self._running.stores)
         return Used(used_s(self._running.processes()), stored, self._running.agent_calls())
+
+    def _others_s(self) -> float:
+        """Processor time that neither the way nor its clients had."""
+        return busy_s() - used_s(self._running.processes()) - time.process_time()
 
     async def _read(self, scene: Scene) -> list[str]:
         unread = list[str]()

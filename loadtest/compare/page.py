@@ -22,6 +22,7 @@ Two servers (or hosts) for every way, all on this machine, with the clients besi
 Idempotency-Key, which every way answers from its talk when it is repeated; nginx and HAProxy repeat what a dead server
 left, clients repeat nothing. Stores write to the disk before they answer. Counts are sums over the rounds, the rest
 medians, with the least and the most of the rounds in brackets. Lost: acknowledged, and not in the talk at the end.
+Not whole: not all turns of the longest talks were said within the time for them, so what is told is of shorter ones.
 """
 FAMILIES = (
     ("Redis", ("redis-json", "compare-and-set", "process-locks", "redis-lock", "ray-router")),
@@ -41,7 +42,7 @@ def page(found: Sequence[Row], lines: Sequence[Line], trouble: Sequence[str]) ->
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Ways compared</title>'
         f"<style>{STYLE}{WIDE}{WRONG}</style>"
         f'<h1>Ways compared</h1><p class="about">{html.escape(ABOUT.strip())}</p>'
-        f'<p class="small">{rounds} rounds · commit {html.escape(commits)} · {html.escape(machine)}</p>'
+        f'<p class="small">rounds: {rounds} · commit {html.escape(commits)} · {html.escape(machine)}</p>'
         + "".join(f'<p style="color:{BAD}">{html.escape(each)}</p>' for each in trouble)
         + f"<h2>All in one</h2>{_table(HEAD, [cells(row) for row in found])}"
         + f"<h2>Ordinary talks</h2>{_ordinary(found)}<h2>Two messages of one session at once</h2>{_at_once(found)}"
@@ -80,7 +81,13 @@ def spread(found: Spread | None, form: str = "{:,.1f}") -> str:
 
 def _ordinary(found: Sequence[Row]) -> str:
     head = ["way", "turns", "lost", "otherwise wrong", "errors", "p50, ms", "p99, ms", "turns/s", "agent calls a turn"]
-    head += ["bytes to the store a turn", "bytes with the client a turn", "CPU, ms a turn", "memory, MB"]
+    head += [
+        "bytes to the store a turn",
+        "bytes with the client a turn",
+        "CPU, ms a turn",
+        "memory, MB",
+        "cores that others had",
+    ]
     body = []
     for row in found:
         told, memory = row.measures["ordinary"], row.memory_bytes
@@ -91,6 +98,7 @@ def _ordinary(found: Sequence[Row]) -> str:
             *(spread(told.get(f"{whose}_bytes_per_turn"), "{:,.0f}") for whose in ("stored", "client")),
             spread(told.get("cpu_ms_per_turn"), "{:.2f}"),
             spread(Spread(memory.median / 1e6, memory.least / 1e6, memory.most / 1e6), "{:,.0f}"),
+            spread(row.others_cores, "{:.2f}"),
         ])  # fmt: skip
     return _table(head, body)
 

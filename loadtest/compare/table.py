@@ -49,6 +49,8 @@ class Row:
     measures: Mapping[str, Mapping[str, Spread]]
     by_length: Mapping[int, Mapping[str, Spread]]
     memory_bytes: Spread
+    others_cores: Spread
+    """What somebody else had of the machine meanwhile: rounds in which that was much say little of times."""
 
     @property
     def blameless(self) -> bool:
@@ -63,6 +65,7 @@ class Row:
             "measures": {name: _json(found) for name, found in self.measures.items()},
             "by_length": {str(turns): _json(found) for turns, found in self.by_length.items()},
             "memory_bytes": self.memory_bytes.as_json(),
+            "others_cores": self.others_cores.as_json(),
         }
 
 
@@ -92,6 +95,7 @@ def _row(way: Way, lines: Sequence[Line]) -> Row:
             for turns in sorted(lengths)
         },
         memory_bytes=Spread.of([line["memory_bytes"] for line in lines]),
+        others_cores=Spread.of([line["others_cores"] for line in lines]),
     )
 
 
@@ -119,7 +123,8 @@ HEAD = (
 
 def cells(row: Row) -> list[str]:
     """One for each word of ``HEAD``."""
-    at_once, gone, ordinary = row.counts["at_once"], row.counts["server_gone"], row.measures["ordinary"]
+    at_once, gone, lengths = (row.counts[name] for name in ("at_once", "server_gone", "lengths"))
+    ordinary = row.measures["ordinary"]
     wrong = sum(found[name] for found in row.counts.values() for name in ("twice", "reordered", "otherwise_wrong"))
     longest = row.by_length[max(row.by_length)] if row.by_length else {}
     return [
@@ -134,7 +139,7 @@ def cells(row: Row) -> list[str]:
         f"{number(ordinary.get('p50_ms'))} / {number(ordinary.get('p99_ms'))}",
         number(ordinary.get("turns_per_s"), "{:,.0f}"),
         number(ordinary.get("stored_bytes_per_turn"), "{:,.0f}"),
-        number(longest.get("stored_bytes_per_turn"), "{:,.0f}"),
+        number(longest.get("stored_bytes_per_turn"), "{:,.0f}") + (" (not whole)" if lengths["missing"] else ""),
         number(ordinary.get("cpu_ms_per_turn"), "{:.2f}"),
         f"{row.memory_bytes.median / 1e6:,.0f}",
     ]

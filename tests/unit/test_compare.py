@@ -40,6 +40,7 @@ def told(lost: int = 0, errors: int = 0, p50: float = 2.0, longest: int = 50) ->
         "lengths": {"by_length": by_length, **judged},
         "server_gone": told | judged | {"max_ms": 80.0, "running_when_killed": 1},
         "memory_bytes": 50_000_000,
+        "others_cores": 0.1,
     }
 
 
@@ -119,6 +120,14 @@ def test_every_row_has_a_cell_for_every_word_of_the_head() -> None:
     assert {len(cells(row)) for row in found} == {len(HEAD)}
     assert "3 (6.0 %)" in markdown(found)
     assert len({text.count("|") for text in markdown(found).splitlines()}) == 1
+
+
+def test_a_talk_that_was_not_said_to_its_end_is_marked() -> None:
+    whole, torn = line("cookie", 1), line("ip-hash", 1)
+    torn["lengths"]["by_length"]["50"]["missing"] = 7
+    text = {row.way.name: " ".join(cells(row)) for row in rows([whole, torn])}
+    assert "not whole" in text["ip-hash"]
+    assert "not whole" not in text["cookie"]
 
 
 def test_the_page_shows_every_way_and_says_what_was_missing() -> None:
