@@ -7,8 +7,15 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from functools import cache
 from typing import Any
+
+from loadtest.chain import Chain
+
+CALLS = "LOADTEST_CALLS"
+"""Environment variable: a file that gets a byte for every call of the agent ``counted``, from whichever process. It
+doesn't begin as Rehydra's settings do: an unknown one of those is refused."""
 
 
 async def blocking(conversation: Any) -> AsyncIterator[str]:
@@ -63,3 +70,26 @@ async def lasting(conversation: Any) -> AsyncIterator[str]:
         await asyncio.sleep(1.0)
         yield f"{second} "
     yield str(conversation.message)
+
+
+async def counted(conversation: Any) -> str:
+    """Replies what ``chained`` replies, after ``metadata.over_s`` seconds, and counts how often it is asked."""
+    past = ((turn.message, turn.reply) for turn in conversation.turns)
+    return await counted_reply(past, conversation.message, float((conversation.metadata or {}).get("over_s", 0)))
+
+
+async def counted_reply(past: Iterable[tuple[str, str]], message: str, over_s: float) -> str:
+    """The same for whoever has no conversation: ``past`` are the messages and replies before."""
+    if path := os.environ.get(CALLS):
+        os.write(_opened(path), b".")
+    chain = Chain()
+    for said, replied in past:
+        chain.follow(said, replied)
+    await asyncio.sleep(over_s)
+    return chain.reply_to(message)
+
+
+@cache
+def _opened(path: str) -> int:
+    """To append to: a byte of one process never stands over one of another."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

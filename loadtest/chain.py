@@ -21,6 +21,12 @@ class Chain:
         self._add(message)
         return f"{self._turn_seq}:{self._digest.hexdigest()}"
 
+    def follow(self, message: str, reply: str) -> None:
+        """A turn of the past: what was said then, and what was replied. Computes nothing."""
+        self._turn_seq += 1
+        self._add(message)
+        self._add(reply)
+
     def replied(self, reply: str) -> None:
         """What the log has as the reply: the rest is computed from that, right or not."""
         self._add(reply)

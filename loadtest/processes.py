@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import psutil  # type: ignore[import-untyped]
 
 
@@ -30,13 +32,23 @@ def busy_s() -> float:
 
 
 def cpu_s(mark: str) -> float:
-    """Seconds of processor that the living processes have used that carry ``mark`` in a variable of their
-    environment, and those that descend from them. Whoever writes over its environment is found by its parents."""
+    """Seconds of processor that the ``family`` of ``mark`` has used."""
+    return used_s(family(mark))
+
+
+def family(mark: str, roots: Collection[int] = ()) -> list[psutil.Process]:
+    """The living processes that carry ``mark`` in a variable of their environment, the ``roots``, and those that
+    descend from them. Whoever writes over its environment is found by its parents."""
     processes = {process.pid: process for process in psutil.process_iter(["ppid"])}
-    found = {pid for pid, process in processes.items() if mark in _environment(process)}
+    found = {pid for pid, process in processes.items() if pid in roots or mark in _environment(process)}
     while more := {pid for pid, process in processes.items() if process.info["ppid"] in found and pid not in found}:
         found |= more
-    return sum(_used_s(processes[pid]) for pid in found)
+    return [processes[pid] for pid in found]
+
+
+def used_s(processes: Collection[psutil.Process]) -> float:
+    """Seconds of processor that they have used so far; nothing of those that have ended."""
+    return sum(_used_s(process) for process in processes)
 
 
 def _environment(process: psutil.Process) -> list[str]:

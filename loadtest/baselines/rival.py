@@ -8,25 +8,32 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from loadtest.stack import ROOT, NotUp
 
 UP_S = 120.0
+SERVE_MAX_ONGOING = 5
+"""Serve's own default."""
 DOWN_S = 30.0
 FOREIGN = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Of another cluster; the rival starts one for itself."""
 
 
 @asynccontextmanager
-async def rival(router: str, port: int, replicas: int) -> AsyncIterator[str]:
-    """Its URL. Redis listens at the port after. NotUp if it doesn't start."""
+async def rival(
+    router: str, port: int, replicas: int, max_ongoing: int = SERVE_MAX_ONGOING, more: Mapping[str, str] | None = None
+) -> AsyncIterator[str]:
+    """Its URL. Redis listens at the port after. NotUp if it doesn't start. ``max_ongoing``: requests that a replica
+    takes at one time; ``more``: for the environment of all its processes."""
     folder = Path(tempfile.mkdtemp(prefix="rival-"))
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     environment |= {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+    environment |= more or {}
     options = {"port": port, "redis-port": port + 1, "replicas": replicas, "router": router, "folder": folder}
+    options["max-ongoing"] = max_ongoing
     with (folder / "log").open("w") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "loadtest.baselines"),
