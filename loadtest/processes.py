@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import psutil  # type: ignore[import-untyped]
 
 
@@ -30,13 +32,36 @@ def busy_s() -> float:
 
 
 def cpu_s(mark: str) -> float:
-    """Seconds of processor that the living processes have used that carry ``mark`` in a variable of their
-    environment, and those that descend from them. Whoever writes over its environment is found by its parents."""
+    """Seconds of processor that the living processes of ``family`` have used."""
+    return used_s(process.pid for process in family(mark))
+
+
+def family(mark: str) -> list[psutil.Process]:
+    """The living processes that carry ``mark`` in a variable of their environment, and those that descend from them.
+    Whoever writes over its environment is found by its parents."""
     processes = {process.pid: process for process in psutil.process_iter(["ppid"])}
     found = {pid for pid, process in processes.items() if mark in _environment(process)}
     while more := {pid for pid, process in processes.items() if process.info["ppid"] in found and pid not in found}:
         found |= more
-    return sum(_used_s(processes[pid]) for pid in found)
+    return [processes[pid] for pid in found]
+
+
+def used_s(pids: Iterable[int]) -> float:
+    """Seconds of processor, user and system, that these have used; nothing for whoever has ended."""
+    return sum(map(_used_s, pids))
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """What these have in memory; NoSuchProcess if one has ended."""
+    return sum(int(psutil.Process(pid).memory_info().rss) for pid in pids)
+
+
+def command(pid: int) -> str:
+    """Its command line, as it shows itself; empty if it has ended."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _environment(process: psutil.Process) -> list[str]:
@@ -46,9 +71,9 @@ def _environment(process: psutil.Process) -> list[str]:
         return []
 
 
-def _used_s(process: psutil.Process) -> float:
+def _used_s(pid: int) -> float:
     try:
-        times = process.cpu_times()
+        times = psutil.Process(pid).cpu_times()
     except psutil.Error:
         return 0.0
     return float(times.user + times.system)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,11 +21,12 @@ FOREIGN = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "R
 
 
 @asynccontextmanager
-async def rival(router: str, port: int, replicas: int) -> AsyncIterator[str]:
-    """Its URL. Redis listens at the port after. NotUp if it doesn't start."""
+async def rival(router: str, port: int, replicas: int, settings: Mapping[str, str] | None = None) -> AsyncIterator[str]:
+    """Its URL. Redis listens at the port after. NotUp if it doesn't start. ``settings``: more of the environment."""
     folder = Path(tempfile.mkdtemp(prefix="rival-"))
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     environment |= {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+    environment |= settings or {}
     options = {"port": port, "redis-port": port + 1, "replicas": replicas, "router": router, "folder": folder}
     with (folder / "log").open("w") as log:
         process = await asyncio.create_subprocess_exec(
