@@ -74,12 +74,13 @@ def in_short(row: Row) -> str:
 
 def _targets(verdicts: Sequence[Verdict]) -> str:
     rows = "".join(
-        f'<tr title="{html.escape(each.about)}"><td>{html.escape(each.what)}</td>'
+        f"<tr><td>{html.escape(each.what)}</td>"
         f'<td class="n">{html.escape(each.must)}</td>'
-        f'<td class="n">{html.escape(each.figure)}</td><td class="{each.word}">{each.word}</td></tr>'
+        f'<td class="n">{html.escape(each.figure)}</td><td class="{each.word}">{each.word}</td>'
+        f'<td class="small">{html.escape(each.about)}</td></tr>'
         for each in verdicts
     )
-    return f"<table><tr><th></th><th>must</th><th>is</th><th></th></tr>{rows}</table>"
+    return f"<table><tr><th></th><th>must</th><th>is</th><th></th><th></th></tr>{rows}</table>"
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

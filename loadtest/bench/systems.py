@@ -118,7 +118,7 @@ def serve(settings: Mapping[str, str]) -> Opens:
     @asynccontextmanager
     async def opened(port: int) -> AsyncIterator[Live]:
         mark = secrets.token_hex(8)
-        async with rival("trivial", port, HOSTS, {**settings, "REHYDRA_BENCH": mark}) as url:
+        async with rival("trivial", port, HOSTS, settings={**settings, "REHYDRA_BENCH": mark}) as url:
             yield Live(url, None, lambda: parts_of(mark), NoSeeds(), instant=True)
 
     return opened

@@ -31,6 +31,8 @@ class Target:
     figure: Callable[[Summary], float | None]
     unit: str = ""
     about: str = ""
+    absent: str = ""
+    """Why nothing here can measure it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def judged(target: Target, summary: Summary) -> Verdict:
     must = f"{SIGNS[target.must]} {number(target.limit)}{target.unit}"
     figure = target.figure(summary)
     if figure is None:
-        return Verdict(target.what, must, "–", None, target.about)
+        return Verdict(target.what, must, "–", None, target.absent or target.about)
     met = COMPARE[target.must](figure, target.limit)
     return Verdict(target.what, must, f"{number(figure)}{target.unit}", met, target.about)
 
@@ -64,7 +66,11 @@ def verdicts(summary: Summary) -> list[Verdict]:
 
 
 def as_json(found: list[Verdict]) -> list[dict[str, Any]]:
-    return [{"what": each.what, "must": each.must, "figure": each.figure, "verdict": each.word} for each in found]
+    """As in ``bench.json``."""
+    return [
+        {"what": each.what, "must": each.must, "figure": each.figure, "verdict": each.word, "about": each.about}
+        for each in found
+    ]
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -152,6 +158,7 @@ TARGETS = (
         15.0,
         ratio(PER_S, "rehydra/base/base", "langgraph/base/base"),
         " ×",
+        absent="its Redis needs RedisJSON and RediSearch, and it an environment of its own: not among the systems",
     ),
     Target(
         "appendfsync always over everysec",
@@ -196,6 +203,7 @@ TARGETS = (
         1.1,
         ratio("load_ms.p50", "rehydra/window/5000", "rehydra/window/50"),
         " ×",
+        absent="an agent can't declare a window",
     ),
     Target("ring look-up, 64 slots", "<=", 5.0, _worse_of_ring("lookup_us"), " µs"),
     Target("ring change, 64 slots", "<=", 5.0, _worse_of_ring("change_ms"), " ms"),
