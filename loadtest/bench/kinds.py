@@ -20,11 +20,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from loadtest.bench.counters import info, per_turn, snapshot, traced
 from loadtest.bench.load import LoadFailed, Spec, load
 from loadtest.bench.plan import Measurement, Point
 from loadtest.bench.systems import Live
 from loadtest.bench.traffic import MESSAGE_BYTES
+from loadtest.client import Unreadable
 from loadtest.processes import resident_bytes
 from loadtest.stack import ROOT
 
@@ -203,5 +206,5 @@ KINDS: dict[str, Kind] = {
     each.__name__: each for each in (turns, calls, rehydrate, takeover, residents, passivate, ring)
 }
 
-FAILURES = (Unmeasured, LoadFailed, OSError, TimeoutError)
+FAILURES = (Unmeasured, LoadFailed, Unreadable, psutil.Error, OSError, TimeoutError)
 """What leaves one measurement without a figure, and lets the others go on."""

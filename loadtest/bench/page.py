@@ -29,6 +29,7 @@ COLUMNS = (
     ("commands/turn", "redis.commands_per_turn"),
     ("B in/turn", "redis.bytes_in_per_turn"),
     ("B out/turn", "redis.bytes_out_per_turn"),
+    ("turns before", "turns_before_mean"),
     ("generator, cores", "generator_cores"),
     ("machine, cores", "machine_cores"),
 )

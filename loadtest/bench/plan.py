@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """``kind``: what is done, see ``kinds``. ``x``: where on its axis it stands. ``rounds``: of it, at most."""
+    """``kind``: what is done, see ``kinds``. ``rounds``: of it, at most. ``cost_s``: about what one of them takes."""
 
     system: str
     axis: str
@@ -38,7 +38,6 @@ class Measurement:
     seconds: float = FULL_S
     rounds: int = 99
     cost_s: float = FULL_S + START_S
-    x: float = 0.0
 
     @property
     def name(self) -> str:
@@ -76,7 +75,7 @@ def quick() -> list[Measurement]:
 
 
 def _at(system: str, axis: str, x: float, point: Point, cost_s: float = FULL_S + START_S) -> Measurement:
-    return Measurement(system, axis, f"{x:g}", point, cost_s=cost_s, x=x)
+    return Measurement(system, axis, f"{x:g}", point, cost_s=cost_s)
 
 
 def _axes(system: str, histories: Iterable[int]) -> Iterable[Measurement]:
@@ -116,14 +115,14 @@ def _once() -> Iterable[Measurement]:
         sessions = 20 if history > 1000 else 200
         point = Point(connections=1, history=history, sessions=sessions)
         cost_s = 3 + history / 600
-        yield Measurement("rehydra", "rehydrate", str(history), point, "rehydrate", 1.0, 3, cost_s, x=history)
+        yield Measurement("rehydra", "rehydrate", str(history), point, "rehydrate", 1.0, 3, cost_s)
     point = Point(history=20, sessions=2000)
     yield Measurement("rehydra-killed", "takeover", "1000", point, "takeover", rounds=3, cost_s=8)
     for sessions, cost_s in ((10_000, 25), (100_000, 240)):
         point = Point(history=19, sessions=sessions)
         yield Measurement("rehydra-full", "residents", str(sessions), point, "residents", rounds=1, cost_s=cost_s)
     point = Point(history=19, sessions=10_000)
-    yield Measurement("rehydra-idle", "passivate", "10000", point, "passivate", rounds=1, cost_s=60)
+    yield Measurement("rehydra-idle", "passivate", "10000", point, "passivate", rounds=1, cost_s=70)
 
 
 def chosen(measurements: Iterable[Measurement], pattern: str) -> list[Measurement]:

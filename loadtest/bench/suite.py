@@ -43,17 +43,17 @@ class Suite:
         self._port = port
         self._results = results
         self._begun = time.monotonic()
-        self._due = {
+        self.due = {
             number: [each for each in measurements if number <= each.rounds and not results.has(each.name, number)]
             for number in range(1, rounds + 1)
         }
-        self._expected_s = sum(plan.once_s(due) for due in self._due.values())
+        self._expected_s = sum(plan.once_s(due) for due in self.due.values())
         """Of what is left, by the plan's own guess."""
         self._spent_s = self._guessed_s = 0.0
 
     async def run(self) -> None:
         """All rounds, each through all systems."""
-        for number, due in self._due.items():
+        for number, due in self.due.items():
             for name in dict.fromkeys(each.system for each in due):
                 await self._system(name, number, [each for each in due if each.system == name])
 

@@ -115,7 +115,7 @@ def test_only_what_lacks_a_figure_is_due(tmp_path: Path) -> None:
     results = results_with(
         tmp_path, Row("rehydra/base/base", 1, figures(1.0)), Row("rehydra/base/base", 3, figures(1.0))
     )
-    due = suite.Suite(measurements, 3, 1, results)._due
+    due = suite.Suite(measurements, 3, 1, results).due
     assert {number: [each.name for each in rounds] for number, rounds in due.items()} == {
         1: [],
         2: ["rehydra/base/base"],
