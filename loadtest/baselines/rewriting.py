@@ -3,7 +3,7 @@
     REDIS_URL=redis://... uvicorn loadtest.baselines.rewriting:api --port P --workers 2
 
 What most services of this kind do, written to do well: any worker answers any session, reads its talk, has the agent
-answer, and writes the talk. Its cost grows with the talk; two requests of one session at one time lose a turn.
+answer, and writes the talk, in the standard library's JSON. Its cost grows with the talk; two requests of one session at one time lose a turn.
 """
 
 import json

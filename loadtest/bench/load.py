@@ -83,8 +83,9 @@ async def run(spec: Spec, go: Callable[[], Any]) -> None:
     measured = await (generator.warm_up(1, WARM_S) if spec.again else generator.measure(spec.seconds))
     found = outcome(measured, talks)
     wrong = await generator.verify(VERIFIED_MAX) if spec.verify else []
-    last = [session.turn_seq for session in generator.sessions]
-    _say(found | {"cpu": cpu, "wrong": wrong, "turns_before_mean": (sum(last) / len(last) + spec.history) / 2})
+    first = spec.history + spec.warm_turns
+    grown = sum(session.turn_seq - first for session in generator.sessions) / spec.sessions
+    _say(found | {"cpu": cpu, "wrong": wrong, "turns_before_mean": first + grown / 2})
 
 
 def _say(document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from heapq import heapify, heappop, heapreplace
 
 from xxhash import xxh32_intdigest, xxh64_intdigest
@@ -87,6 +88,7 @@ def loads(owners: Sequence[int], hosts: int, weights: Sequence[int]) -> list[int
     return found
 
 
+@lru_cache(maxsize=8)
 def sessions_of(shards: int, sessions: int) -> list[int]:
     """How many sessions fall into each shard."""
     found = [0] * shards

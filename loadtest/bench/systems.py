@@ -26,9 +26,9 @@ from loadtest.bare.patched import Patch, changed
 from loadtest.baselines.rival import rival
 from loadtest.bench.counters import Parts, parts_of
 from loadtest.bench.seeds import NoSeeds, RehydraSeeds, RewritingSeeds, Seeds
+from loadtest.client import Client
 from loadtest.processes import alive
 from loadtest.stack import ROOT, started
-from loadtest.wire import Address, request
 
 AGENT = "loadtest.bench.agents:answer"
 START_S = 30.0
@@ -187,8 +187,8 @@ async def _leashed(command: list[str], log: Path, environment: Mapping[str, str]
 
 
 async def _answers(url: str) -> bool:
-    async with request(Address.of(url), "GET", "/openapi.json") as reply:
-        return reply.status == 200
+    status, _ = await Client(url).get("/openapi.json")
+    return status == 200
 
 
 SYSTEMS = {
