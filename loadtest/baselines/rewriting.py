@@ -3,7 +3,8 @@
     REDIS_URL=redis://... uvicorn loadtest.baselines.rewriting:api --port P --workers 2
 
 What most services of this kind do, written to do well: any worker answers any session, reads its talk, has the agent
-answer, and writes the talk, in the standard library's JSON. Its cost grows with the talk; two requests of one session at one time lose a turn.
+answer, and writes the talk, in the JSON of the standard library. Its cost grows with the talk, and two requests of one
+session at one time lose a turn.
 """
 
 import json
