@@ -51,6 +51,10 @@ class Results:
         """Whether that round has a figure."""
         return any(row.name == name and row.round == number and row.figures for row in self.rows)
 
+    def tried(self, name: str, number: int) -> bool:
+        """Whether that round has a figure, or a reason for having none."""
+        return any(row.name == name and row.round == number for row in self.rows)
+
     def add(self, row: Row) -> None:
         """Keep it, on the disk as well."""
         self.rows.append(row)

@@ -68,11 +68,11 @@ class Suite:
                 for each in due:
                     await self._measure(live, each, number)
         except NOT_OPENED as error:
-            self._took(plan.once_s(due), time.monotonic() - begun)
-            self._say(number, f"{name}: not started: {error}")
-            for each in due:
-                if not self._results.has(each.name, number):
-                    self._results.add(Row(each.name, number, why=f"{name} didn't start: {str(error)[-300:]}"))
+            left = [each for each in due if not self._results.tried(each.name, number)]
+            self._took(plan.once_s(left), time.monotonic() - begun)
+            self._say(number, f"{name}: {error}")
+            for each in left:
+                self._results.add(Row(each.name, number, why=f"{name} didn't start: {str(error)[-300:]}"))
 
     async def _measure(self, live: Live, wanted: Measurement, number: int) -> None:
         begun = time.monotonic()
@@ -128,7 +128,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the measurements and end")
     parser.add_argument("--out", type=Path, default=Path(".data/bench"), help="folder of the results")
     parser.add_argument("--anew", action="store_true", help="forget the results in that folder")
-    parser.add_argument("--port", type=int, default=8900, help="first of some thousand ports")
+    parser.add_argument("--port", type=int, default=8900, help="first of a thousand ports")
     arguments = parser.parse_args(words)
     arguments.rounds = arguments.rounds or (plan.ROUNDS_QUICK if arguments.quick else plan.ROUNDS_FULL)
     return arguments

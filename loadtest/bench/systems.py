@@ -33,7 +33,7 @@ from loadtest.stack import ROOT, started
 AGENT = "loadtest.bench.agents:answer"
 START_S = 30.0
 HOSTS = 2
-ROOM = 80
+ROOM = 64
 """Ports that one system may take, from its first."""
 MANY: dict[str, Any] = {"resident_max": 200_000, "resident_bytes_max": 16 << 30, "idle_s": 3600.0}
 """So that no session leaves memory while memory is measured."""
