@@ -1,7 +1,12 @@
-"""The agent of all measurements: a reply of 1 kB for a message of 200 B, at once. It imports nothing of the runtime."""
+"""The agent of all measurements: a reply of 1 kB for a message of 200 B, at once. It imports nothing of the runtime.
+
+Between two pieces it gives the event loop one turn, as an agent does that awaits a model: what an agent says without
+any await is one delta.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,3 +25,4 @@ async def answer(conversation: Any) -> AsyncIterator[str]:
     size = -(-len(reply) // DELTAS)
     for begin in range(0, len(reply), size):
         yield reply[begin : begin + size]
+        await asyncio.sleep(0)

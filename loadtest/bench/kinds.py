@@ -62,9 +62,8 @@ def spec_of(live: Live, point: Point, prefix: str, seconds: float = 0.0) -> Spec
 
 def sound(found: dict[str, Any]) -> dict[str, Any]:
     """The outcome, if every answer was right."""
-    wrong = [*found["examples"], *found.get("wrong", [])]
-    if found["errors"] or wrong or not found["turns"]:
-        raise Unmeasured(f"{found['errors']} errors in {found['turns']} turns: {wrong[:3]}")
+    if found["errors"] or not found["turns"]:
+        raise Unmeasured(f"{found['errors']} errors in {found['turns']} turns: {found['examples'][:3]}")
     return found
 
 
@@ -77,6 +76,8 @@ async def turns(live: Live, wanted: Measurement, prefix: str) -> dict[str, Any]:
         before = await snapshot(parts, live.redis_url)
         measured = sound(await running.measured())
         after = await snapshot(parts, live.redis_url)
+        if wrong := await running.verified():
+            raise Unmeasured(f"acknowledged, and not in the log: {wrong[:3]}")
     cores = measured["generator_s"] / measured["seconds"]
     return measured | per_turn(before, after, measured["turns"], scripts=live.scripts) | {"generator_cores": cores}
 

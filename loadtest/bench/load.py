@@ -3,7 +3,8 @@
 It has to be one: children inherit a pin, and the suite starts what it measures; and its CPU is then simply its own.
 SPEC is the JSON of :class:`Spec`. The program warms up (``warm_turns`` in every session), prints the outcome as one
 line of JSON, and if there is more to do (``seconds``, ``again``) waits for a line, measures, and prints a second
-outcome: whoever started it looks at everybody's counters before it says go, and again when the line is here.
+outcome: whoever started it looks at everybody's counters before it says go, and again when the line is here. After
+another line it has some logs' lengths read, and says which are wrong.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def pinned() -> int | None:
 
 
 async def run(spec: Spec, go: Callable[[], Any]) -> None:
-    """Print one or two outcomes."""
+    """Print an outcome, or two, and what is wrong with the logs."""
     cpu = pinned()
     kind = KINDS[spec.kind]
     generator = Generator(spec.url, spec.connections, spec.sessions, None, kind=kind, prefix=spec.prefix)
@@ -82,10 +83,12 @@ async def run(spec: Spec, go: Callable[[], Any]) -> None:
         talk.begin(spec.zipf)
     measured = await (generator.warm_up(1, WARM_S) if spec.again else generator.measure(spec.seconds))
     found = outcome(measured, talks)
-    wrong = await generator.verify(VERIFIED_MAX) if spec.verify else []
     first = spec.history + spec.warm_turns
     grown = sum(session.turn_seq - first for session in generator.sessions) / spec.sessions
-    _say(found | {"cpu": cpu, "wrong": wrong, "turns_before_mean": first + grown / 2})
+    _say(found | {"cpu": cpu, "turns_before_mean": first + grown / 2})
+    # After the figures: whoever started this has looked at the store's counters by the time it is asked to read.
+    await asyncio.get_running_loop().run_in_executor(None, go)
+    _say({"wrong": await generator.verify(VERIFIED_MAX) if spec.verify else []})
 
 
 def _say(document: dict[str, Any]) -> None:
@@ -114,6 +117,12 @@ class Running:
         assert self.process.stdin is not None
         self.process.stdin.write(b"go\n")
         return await self._outcome(WARM_S if self._spec.again else self._spec.seconds)
+
+    async def verified(self) -> list[str]:
+        """What is wrong with the logs of some of the sessions, by what was acknowledged."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"verify\n")
+        return list((await self._outcome(0.0))["wrong"])
 
     async def _outcome(self, within_s: float) -> dict[str, Any]:
         assert self.process.stdout is not None and self.process.stderr is not None

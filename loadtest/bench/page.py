@@ -25,6 +25,7 @@ COLUMNS = (
     ("p50, ms", "latency_ms.p50"),
     ("p99, ms", "latency_ms.p99"),
     ("first delta, ms", "first_delta_ms.p50"),
+    ("deltas/turn", "deltas_per_turn"),
     ("CPU/turn, ms", CPU),
     ("commands/turn", "redis.commands_per_turn"),
     ("B in/turn", "redis.bytes_in_per_turn"),
@@ -67,7 +68,7 @@ def in_short(row: Row) -> str:
         return f"no figure: {row.why}"
     figures = row.figures
     told = [f"{name} {number(value)}" for name, path in COLUMNS if (value := at(figures, path)) is not None]
-    if not told:
+    if at(figures, PER_S) is None:
         paths = [path for path in leaves(figures) if path.startswith(OTHERS)][:8]
         told = [f"{path} {number(value)}" for path in paths if (value := at(figures, path)) is not None]
     return ", ".join(told)

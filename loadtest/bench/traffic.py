@@ -1,8 +1,9 @@
 """What the suite's connections say, and what they take for an answer.
 
 A message has 200 B and names its session and its turn, so that an answer to another one can't pass for its own; the
-reply is the message five times over, 1 kB. :class:`Talk` asks for JSON, :class:`Streaming` for a stream, of which it
-wants all deltas, and :class:`Instant` takes any 200 with a body: the handlers that it asks know no sessions.
+reply is the message five times over, 1 kB. :class:`Talk` asks for JSON, :class:`Streaming` for a stream, whose deltas
+must add up to that reply (how many they are is counted: a server may join them), and :class:`Instant` takes any 200
+with a body: the handlers that it asks know no sessions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bisect import bisect
 from collections.abc import Callable
 from itertools import accumulate
 
-from loadtest.bench.agents import DELTAS, PIECES, TIMES
+from loadtest.bench.agents import PIECES, TIMES
 from loadtest.generator import Connection, Round, Session
 from loadtest.wire import Address
 
@@ -37,6 +38,7 @@ class Talk(Connection):
         self.by_state: dict[str, list[float]] = {}
         self.firsts_s: list[float] = []
         """Time to the first delta of each turn, seconds; of streams only."""
+        self.deltas = 0
         self._weights: list[float] = []
         self._chance = random.Random(SEED)
 
@@ -54,7 +56,7 @@ class Talk(Connection):
 
     def begin(self, zipf: bool) -> None:
         """From here on it counts: forget what was measured, and ask by Zipf's law if so wanted."""
-        self.by_state, self.firsts_s = {}, []
+        self.by_state, self.firsts_s, self.deltas = {}, [], 0
         if zipf:
             self._weights = list(accumulate(1 / rank**ZIPF_EXPONENT for rank in range(1, len(self._sessions) + 1)))
 
@@ -91,7 +93,7 @@ class Instant(Talk):
 
 
 class Streaming(Talk):
-    """Server-sent events; the agent gives this reply in ``DELTAS`` pieces."""
+    """Server-sent events; the agent gives this reply in pieces."""
 
     letter = PIECES
     stream = b"true"
@@ -119,15 +121,16 @@ class Streaming(Talk):
         return bool(end) and b"text/event-stream" not in head.lower()
 
     def judge_stream(self, head: bytes, events: bytes, answered_s: float, first_s: float) -> None:
-        """Right are all deltas, then ``done`` with this reply."""
+        """Right is what adds up to this reply, then ``done`` with it."""
         _, _, last = events.rpartition(b"event: done\n")
         data = last.partition(b"data: ")[2].partition(b"\n")[0]
         document = json.loads(data) if data else {}
         expected = self.session.turn_seq + 1
         right = document.get("turn_seq") == expected and document.get("reply") == self.expected()
-        if right and told(events) == self.expected() and events.count(b"event: delta\n") == DELTAS:
+        if right and told(events) == self.expected():
             self.count(head, answered_s)
             self.firsts_s.append(first_s)
+            self.deltas += events.count(b"event: delta\n")
         else:
             self._round.errors.append(f"the stream of turn {expected} of {self.session.name}: {events[-200:]!r}")
 
@@ -166,7 +169,7 @@ def quantiles_ms(values_s: list[float]) -> dict[str, float]:
     return found | {"n": float(len(ordered))}
 
 
-def outcome(round_: Round, connections: list[Talk], others_s: float = 0.0) -> dict[str, object]:
+def outcome(round_: Round, connections: list[Talk]) -> dict[str, object]:
     """What the load saw in one round, as JSON."""
     states: dict[str, list[float]] = {}
     for connection in connections:
@@ -181,7 +184,7 @@ def outcome(round_: Round, connections: list[Talk], others_s: float = 0.0) -> di
         "examples": round_.errors[:5],
         "latency_ms": quantiles_ms(round_.latencies_s),
         "first_delta_ms": quantiles_ms(firsts),
+        "deltas_per_turn": sum(connection.deltas for connection in connections) / max(1, len(firsts)),
         "by_state": {state: quantiles_ms(took) for state, took in states.items()},
         "generator_s": round_.cpu_s,
-        "others_s": others_s,
     }
