@@ -133,6 +133,8 @@ async def own_haproxy(port: int) -> AsyncIterator[Live]:
         settings = {f"RAY_SERVE_HAPROXY_{name}": f"{folder}/{file}" for name, file in names.items()}
         settings |= {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            # Its end would take half a minute, which nobody is there to see.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(port + 2),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(port + 3),

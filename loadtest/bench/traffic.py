@@ -176,6 +176,8 @@ def outcome(round_: Round, connections: list[Talk]) -> dict[str, object]:
         for state, took in connection.by_state.items():
             states.setdefault(state, []).extend(took)
     firsts = [first for connection in connections for first in connection.firsts_s]
+    deltas = sum(connection.deltas for connection in connections)
+    streamed = {"first_delta_ms": quantiles_ms(firsts), "deltas_per_turn": deltas / len(firsts)} if firsts else {}
     return {
         "turns": len(round_.latencies_s),
         "seconds": round_.seconds,
@@ -183,8 +185,7 @@ def outcome(round_: Round, connections: list[Talk]) -> dict[str, object]:
         "errors": len(round_.errors),
         "examples": round_.errors[:5],
         "latency_ms": quantiles_ms(round_.latencies_s),
-        "first_delta_ms": quantiles_ms(firsts),
-        "deltas_per_turn": sum(connection.deltas for connection in connections) / max(1, len(firsts)),
         "by_state": {state: quantiles_ms(took) for state, took in states.items()},
         "generator_s": round_.cpu_s,
+        **streamed,
     }
