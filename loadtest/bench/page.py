@@ -16,6 +16,7 @@ from loadtest.lab.report import STYLE, table
 
 BAR_PX = 420
 MORE_STYLE = """
+td:first-child, td.n, .met, .missed { white-space: nowrap; overflow-wrap: normal }
 .met { color: #228833; font-weight: 600 } .missed { color: #bb2211; font-weight: 600 }
 .bar { display: flex } .bar i { display: block; height: 15px } .legend i { padding: 0 .6em; margin: 0 .4em 0 1em }
 """
