@@ -91,7 +91,8 @@ async def _beat(store: Store, url: str, hosts: int) -> Beat:
         address = f"10.0.{number // 250}.{number % 250}:30000"
         return ("EVAL", text, "2", TABLE, BEATS, name(number), "serving", address, known, KEEP_MS)
 
-    await store.ask([call(number, ring_version) for number in range(hosts)])
+    # All have beaten before, and the server has run its script often enough to be warm.
+    await store.ask([call(number % hosts, ring_version) for number in range(max(hosts, ASKED))])
     us, size = await _timed(store, url, [call(number % hosts, ring_version) for number in range(ASKED)])
     table_us, table_size = await _timed(store, url, [call(number % hosts, "6") for number in range(ASKED)])
     return Beat(hosts, us, size, table_us, table_size)
