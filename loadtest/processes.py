@@ -31,6 +31,11 @@ def busy_s() -> float:
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - times.guest - times.guest_nice)
 
 
+def stolen_s() -> float:
+    """Seconds in which a core had work and the hypervisor ran somebody else's, since the machine started."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
 def cpu_s(mark: str) -> float:
     """Seconds of processor that the living processes of ``family`` have used."""
     return used_s(process.pid for process in family(mark))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.processes import busy_s, command, family, used_s
+from loadtest.processes import busy_s, command, family, stolen_s, used_s
 from loadtest.redis_counts import OWN, between, commandstats
 from loadtest.redis_wire import ask
 
@@ -32,10 +32,11 @@ and proxies. ``ray``: all else that a cluster runs."""
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All counters at one moment."""
+    """All counters at one moment. ``busy_s``: of all cores, for whomever, with what was stolen from this machine."""
 
     at: float
     busy_s: float
+    stolen_s: float
     cpu_s: Mapping[str, float]
     commands: Mapping[str, int] = field(default_factory=dict)
     bytes_in: int = 0
@@ -48,7 +49,7 @@ async def snapshot(parts: Parts, redis_url: str | None) -> Snapshot:
     net = await info(redis_url, "stats") if redis_url else {}
     spent = {name: used_s(pids) for name, pids in parts.items()}
     inward, outward = (int(net.get(f"total_net_{way}put_bytes", 0)) for way in ("in", "out"))
-    return Snapshot(time.monotonic(), busy_s(), spent, commands, inward, outward)
+    return Snapshot(time.monotonic(), busy_s(), stolen_s(), spent, commands, inward, outward)
 
 
 async def info(url: str, section: str) -> dict[str, str]:
@@ -67,6 +68,7 @@ def per_turn(before: Snapshot, after: Snapshot, turns: int, *, scripts: bool) ->
         "cpu_ms_per_turn": {name: 1000 * used / turns for name, used in spent.items()},
         "cores": {name: used / seconds for name, used in spent.items()},
         "machine_cores": (after.busy_s - before.busy_s) / seconds,
+        "stolen_cores": (after.stolen_s - before.stolen_s) / seconds,
     }
     found["cpu_ms_per_turn"]["all"] = sum(found["cpu_ms_per_turn"].values())
     if after.commands:

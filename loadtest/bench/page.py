@@ -34,6 +34,7 @@ COLUMNS = (
     ("turns before", "turns_before_mean"),
     ("generator, cores", "generator_cores"),
     ("machine, cores", "machine_cores"),
+    ("stolen, cores", "stolen_cores"),
 )
 OTHERS = (
     *("load_ms", "first_ms", "resident_ms", "calls_per_turn", "most", "moved", "all_s", "given_back", "bytes"),

@@ -63,10 +63,11 @@ def full() -> list[Measurement]:
 
 
 def quick() -> list[Measurement]:
-    """The base point of every system that starts soon, the ends of the axes, one of Ray: three minutes."""
+    """The base point of every system, the ends of the axes: one round, three minutes."""
     wanted = (
         *("scale/*", "rehydra/base/*", "rehydra/connections/1", "rehydra/history/*", "rehydra/stream/*"),
         *("rehydra/calls/*", "rehydra/rehydrate/500", "rehydra-killed/*", "rehydra-always/*", "rehydra-1/*"),
+        *("rehydra-8/*", "rehydra-full/residents/10000", "serve-haproxy/*"),
         *("rehydra-4/*", "ceiling/base/*", "ceiling/connections/1", "rewriting/history/*", "rewriting/base/*"),
         "serve-proxy/*",
     )
@@ -118,7 +119,7 @@ def _once() -> Iterable[Measurement]:
         yield Measurement("rehydra", "rehydrate", str(history), point, "rehydrate", 1.0, 3, cost_s)
     point = Point(history=20, sessions=2000)
     yield Measurement("rehydra-killed", "takeover", "1000", point, "takeover", rounds=3, cost_s=8)
-    for sessions, cost_s in ((10_000, 25), (100_000, 240)):
+    for sessions, cost_s in ((10_000, 15), (100_000, 180)):
         point = Point(history=19, sessions=sessions)
         yield Measurement("rehydra-full", "residents", str(sessions), point, "residents", rounds=1, cost_s=cost_s)
     point = Point(history=19, sessions=10_000)

@@ -114,7 +114,11 @@ def written(results: Results, folder: Path) -> None:
     (folder / "bench.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (folder / "bench.html").write_text(page.page(results, summary, judged), encoding="utf-8")
     for verdict in judged:
+        if verdict.met is None:
+            continue
         print(f"{verdict.word:13} {verdict.what}: {verdict.figure}, must be {verdict.must}")
+    if without := [verdict for verdict in judged if verdict.met is None]:
+        print(f"not measured  {len(without)} of {len(judged)} targets: the page names them")
     for name, why in results.unmeasured().items():
         print(f"no figure     {name}: {why}")
     print(folder / "bench.html")

@@ -203,12 +203,12 @@ SYSTEMS = {
         System("rehydra-always", "Rehydra, appendfsync always", rehydra(fsync="always"), 4),
         System("rehydra-1", "Rehydra, 1 host", rehydra(1), 3),
         System("rehydra-4", "Rehydra, 4 hosts", rehydra(4), 6),
-        System("rehydra-8", "Rehydra, 8 hosts", rehydra(8), 12),
+        System("rehydra-8", "Rehydra, 8 hosts", rehydra(8), 8),
         System("rehydra-killed", "Rehydra, one of 2 hosts is killed", rehydra(), 4),
         System("rehydra-full", "Rehydra, 1 host that keeps everything in memory", rehydra(1, session=MANY), 3),
         System("rehydra-idle", f"Rehydra, 1 host, idle after {IDLE_S:g} s", rehydra(1, session={"idle_s": IDLE_S}), 3),
-        System("rehydra-ray", "Rehydra by deploy/up: Ray, Serve, HAProxy", rehydra_ray, 30),
-        System("serve-proxy", "Ray Serve's default proxy, trivial handler", serve({}), 20),
-        System("serve-haproxy", "Ray Serve's own HAProxy mode, trivial handler", own_haproxy, 20),
+        System("rehydra-ray", "Rehydra by deploy/up: Ray, Serve, HAProxy", rehydra_ray, 20),
+        System("serve-proxy", "Ray Serve's default proxy, trivial handler", serve({}), 15),
+        System("serve-haproxy", "Ray Serve's own HAProxy mode, trivial handler", own_haproxy, 15),
     )
 }

@@ -143,19 +143,22 @@ def test_paths_name_numbers_and_nothing_else() -> None:
 
 
 def test_cpu_and_bytes_are_differences_by_turn() -> None:
-    before = Snapshot(10.0, 100.0, {"hosts": 1.0, "redis": 0.5}, {"get": 5, "info": 1}, 1000, 0)
-    after = Snapshot(12.0, 103.0, {"hosts": 2.0, "redis": 0.6}, {"get": 105, "set": 100, "info": 2}, 151_000, 50_000)
+    before = Snapshot(10.0, 100.0, 5.0, {"hosts": 1.0, "redis": 0.5}, {"get": 5, "info": 1}, 1000, 0)
+    after = Snapshot(
+        12.0, 103.0, 5.5, {"hosts": 2.0, "redis": 0.6}, {"get": 105, "set": 100, "info": 2}, 151_000, 50_000
+    )
     found = per_turn(before, after, 100, scripts=False)
     assert found["cpu_ms_per_turn"] == pytest.approx({"hosts": 10.0, "redis": 1.0, "all": 11.0})
     assert found["cores"] == pytest.approx({"hosts": 0.5, "redis": 0.05})
+    assert (found["machine_cores"], found["stolen_cores"]) == (1.5, 0.25)
     assert found["redis"] == {"commands_per_turn": 2.0, "bytes_in_per_turn": 1500.0, "bytes_out_per_turn": 500.0}
 
 
 def test_a_read_beside_the_commit_shows() -> None:
-    before = Snapshot(0.0, 0.0, {}, {"evalsha": 0, "hmget": 0, "rpush": 0})
-    lean = Snapshot(1.0, 0.0, {}, {"evalsha": 100, "hmget": 100, "rpush": 100})
+    before = Snapshot(0.0, 0.0, 0.0, {}, {"evalsha": 0, "hmget": 0, "rpush": 0})
+    lean = Snapshot(1.0, 0.0, 0.0, {}, {"evalsha": 100, "hmget": 100, "rpush": 100})
     assert per_turn(before, lean, 100, scripts=True)["redis"]["reads_per_turn"] == 0.0
-    reading = Snapshot(1.0, 0.0, {}, {"evalsha": 150, "hmget": 150, "rpush": 100})
+    reading = Snapshot(1.0, 0.0, 0.0, {}, {"evalsha": 150, "hmget": 150, "rpush": 100})
     cost = per_turn(before, reading, 100, scripts=True)["redis"]
     assert (cost["commands_per_turn"], cost["reads_per_turn"]) == (1.5, 0.5)
 
