@@ -154,12 +154,14 @@ def main() -> int:
     except AnotherRun as error:
         print(error, file=sys.stderr)
         return 2
+    whole = False
     try:
         uvloop.run(Suite(measurements, arguments.rounds, arguments.port, results).run())
+        whole = True
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("broken off; the same command goes on from here", file=sys.stderr)
     written(results, arguments.out)
-    return 1 if results.unmeasured() or not results.rows else 0
+    return 0 if whole and not results.unmeasured() else 1
 
 
 if __name__ == "__main__":
