@@ -126,7 +126,16 @@ def ring_table(rings: Iterable[Ring]) -> str:
 
 
 def beat_table(found: Iterable[Beat]) -> str:
-    head = ("hosts", "a beat, µs", "its answer", "beats/s", "of the store's one core", "answers, MB/s", "a change, MB")
+    head = (
+        "hosts",
+        "a beat, µs",
+        "its answer",
+        "beats/s",
+        "of the store's one core",
+        "answers, MB/s",
+        "a change, MB",
+        "a lean beat, µs",
+    )
     rows = [
         (
             f"{each.hosts:,}",
@@ -136,6 +145,7 @@ def beat_table(found: Iterable[Beat]) -> str:
             f"{100 * each.cores(BEAT_S):.1f} %",
             number(each.bytes_per_s(BEAT_S) / 1e6),
             number(each.hosts * each.table_bytes / 1e6),
+            f"{each.lean_us:.0f}",
         )
         for each in found
     ]

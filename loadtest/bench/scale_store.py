@@ -26,21 +26,36 @@ from loadtest.stack import ROOT
 
 LUA = ROOT / "actors" / "stores" / "lua"
 TABLE, BEATS = "rehydra:{members}:table", "rehydra:{members}:beats"
+TIMES = "rehydra:{members}:times"
 KEEP_MS = "60000"
+TTL_MS = "2000"
 ASKED = 200
 """Beats that are timed."""
 START_S = 10.0
 
 
+LEAN = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+redis.call('ZADD', KEYS[2], now, ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+local silent = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[3]))
+return {redis.call('HGET', KEYS[1], 'ring_version'), redis.call('HEXISTS', KEYS[1], 'host:' .. ARGV[1]), silent}
+"""
+"""What could replace a beat: it answers those alone that have been silent for too long, which is nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One beat among so many hosts: the server's work, and its answer. ``table_bytes``: when the ring has changed."""
+    """One beat among so many hosts: the server's work, and its answer. ``table_bytes``: when the ring has changed.
+    ``lean_us``: the same for ``LEAN``."""
 
     hosts: int
     us: float
     reply_bytes: float
     table_us: float
     table_bytes: float
+    lean_us: float = 0.0
 
     def cores(self, every_s: float) -> float:
         """Of the store's one thread, for the beats of all."""
@@ -95,7 +110,9 @@ async def _beat(store: Store, url: str, hosts: int) -> Beat:
     await store.ask([call(number % hosts, ring_version) for number in range(max(hosts, ASKED))])
     us, size = await _timed(store, url, [call(number % hosts, ring_version) for number in range(ASKED)])
     table_us, table_size = await _timed(store, url, [call(number % hosts, "6") for number in range(ASKED)])
-    return Beat(hosts, us, size, table_us, table_size)
+    lean = [("EVAL", LEAN, "2", TABLE, TIMES, name(number % hosts), KEEP_MS, TTL_MS) for number in range(ASKED)]
+    lean_us, _ = await _timed(store, url, lean)
+    return Beat(hosts, us, size, table_us, table_size, lean_us)
 
 
 async def _timed(store: Store, url: str, calls: Sequence[Sequence[str]]) -> tuple[float, float]:
