@@ -2,7 +2,7 @@
 
     python -m loadtest.bench.suite --quick          # 3 minutes
     python -m loadtest.bench.suite                  # 40 minutes at most; goes on where it was ended
-    python -m loadtest.bench.suite --only 'history/*' --rounds 3
+    python -m loadtest.bench.suite --only history --rounds 3
     python -m loadtest.bench.scale                  # 1,000 hosts and 1,000,000 sessions, by simulation
 
 ``python -m loadtest.bench`` alone asks one deployment at one setting, and stands apart from the suite.

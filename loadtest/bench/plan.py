@@ -127,8 +127,8 @@ def _once() -> Iterable[Measurement]:
 
 
 def chosen(measurements: Iterable[Measurement], pattern: str) -> list[Measurement]:
-    """Those whose name the pattern fits, wherever it stands: ``history`` and ``*/history/*`` are the same."""
-    fits = (pattern, f"*{pattern}*")
+    """Those whose name the pattern fits, or whole parts of it: ``takeover``, ``rehydra/history``, ``history/1*``."""
+    fits = (pattern, f"*/{pattern}", f"{pattern}/*", f"*/{pattern}/*")
     return [each for each in measurements if any(fnmatchcase(each.name, fit) for fit in fits)]
 
 

@@ -2,7 +2,7 @@
 
     python -m loadtest.bench.suite [--quick] [--only PATTERN] [--rounds N] [--list] [--out FOLDER] [--anew]
 
-In FOLDER: ``results.jsonl`` as it grows, then ``bench.json`` and ``bench.html``. ``--only`` takes a part of a name,
+In FOLDER: ``results.jsonl`` as it grows, then ``bench.json`` and ``bench.html``. ``--only`` takes whole parts of names,
 with ``*`` and ``?``. What has a figure in FOLDER already is not measured again. Exit code 1 if something that was to be
 measured has no figure; a missed target is a figure like any other, and shown as missed.
 """
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -52,7 +53,10 @@ class Suite:
         self._spent_s = self._guessed_s = 0.0
 
     async def run(self) -> None:
-        """All rounds, each through all systems."""
+        """All rounds, each through all systems. SIGTERM breaks off as Ctrl-C does: nothing that was started is left."""
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         for number, due in self.due.items():
             for name in dict.fromkeys(each.system for each in due):
                 await self._system(name, number, [each for each in due if each.system == name])
@@ -127,7 +131,7 @@ def written(results: Results, folder: Path) -> None:
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure what a turn costs, on every axis and against rivals.")
     parser.add_argument("--quick", action="store_true", help="the base point and the ends of the axes: three minutes")
-    parser.add_argument("--only", default="*", help="part of a measurement's name, with * and ?")
+    parser.add_argument("--only", default="*", help="parts of a measurement's name, with * and ?")
     parser.add_argument("--rounds", type=int, help=f"{plan.ROUNDS_FULL}, or {plan.ROUNDS_QUICK} if quick")
     parser.add_argument("--list", action="store_true", help="name the measurements and end")
     parser.add_argument("--out", type=Path, default=Path(".data/bench"), help="folder of the results")

@@ -72,6 +72,8 @@ def test_quick_is_a_part_of_the_full_plan() -> None:
             {"rehydra/history/0", "rehydra/history/10", "rehydra/history/200", "rehydra/history/1000"},
         ),
         ("takeover", {"rehydra-killed/takeover/1000"}),
+        ("rehydra/base", {"rehydra/base/base"}),
+        ("residents/10000", {"rehydra-full/residents/10000"}),
         ("*", {each.name for each in plan.full()}),
         ("nothing", set()),
     ],
