@@ -19,7 +19,8 @@ from redis.asyncio import Redis
 from loadtest.bench.agents import TIMES
 
 api = FastAPI()
-redis = Redis.from_url(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"))
+redis = Redis.from_url(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"), max_connections=1000)
+"""The client's own limit of 100 is an error for whoever comes 101st."""
 
 
 class ChatRequest(BaseModel):

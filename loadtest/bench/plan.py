@@ -92,8 +92,8 @@ def _rehydra() -> Iterable[Measurement]:
     yield Measurement("rehydra", "base", "base")
     yield from _axes("rehydra", HISTORIES)
     many = replace(BASE, sessions=10_000)
-    yield _at("rehydra", "sessions", 10_000, many, 20)
-    yield Measurement("rehydra", "zipf", "10000", replace(many, zipf=True), cost_s=20)
+    yield _at("rehydra", "sessions", 10_000, many, 30)
+    yield Measurement("rehydra", "zipf", "10000", replace(many, zipf=True), cost_s=30)
     yield Measurement("rehydra", "zipf", "200", replace(BASE, zipf=True))
     yield Measurement("rehydra", "stream", "stream", replace(BASE, stream=True))
 
