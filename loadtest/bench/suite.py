@@ -136,7 +136,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the measurements and end")
     parser.add_argument("--out", type=Path, default=Path(".data/bench"), help="folder of the results")
     parser.add_argument("--anew", action="store_true", help="forget the results in that folder")
-    parser.add_argument("--port", type=int, default=8900, help="first of a thousand ports")
+    parser.add_argument(
+        "--port", type=int, default=8900, help="first of a thousand ports, better none that the kernel deals out"
+    )
     arguments = parser.parse_args(words)
     arguments.rounds = arguments.rounds or (plan.ROUNDS_QUICK if arguments.quick else plan.ROUNDS_FULL)
     return arguments
