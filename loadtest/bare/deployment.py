@@ -222,6 +222,9 @@ class Bare:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
+                # A signal to a whole group (Ctrl-C) is for the experiment alone: an edge that is told twice to end, by
+                # the terminal and by us, leaves its HAProxy behind.
+                start_new_session=True,
             )
 
     async def _said(self, process: asyncio.subprocess.Process, name: str) -> dict[str, Any]:

@@ -145,6 +145,8 @@ async def load(spec: Spec) -> AsyncIterator[Running]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # Ctrl-C is for the suite, which ends this.
+        start_new_session=True,
     )
     try:
         yield Running(process, spec)

@@ -184,7 +184,7 @@ async def _leashed(command: list[str], log: Path, environment: Mapping[str, str]
     with log.open("wb") as file:
         return await asyncio.create_subprocess_exec(
             *leash, *command, cwd=ROOT, env=os.environ | dict(environment), stdin=asyncio.subprocess.DEVNULL,
-            stdout=file, stderr=file,
+            stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
 
 
