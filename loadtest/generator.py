@@ -2,8 +2,8 @@
 
 Every connection keeps one request under way, over sessions of its own, so each session's turn_seq is known in
 advance. A turn counts only if it was answered with 200, with exactly its own echo and its own turn_seq; anything else
-is an error. The agent must be ``echo``. It deliberately opens no new connections while it measures, repeats nothing,
-and sends no Idempotency-Key.
+is an error. The agent must be ``echo``; ``bench.traffic`` has connections that ask and expect something else. It
+deliberately opens no new connections while it measures, repeats nothing, and sends no Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -74,11 +74,20 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._buffer = b""
         self._position = 0
+        self.session = sessions[0]
         self._sent_at = 0.0
         self._until = 0.0
         self._round = Round()
         self._left = 0
         self.idle = True
+
+    @staticmethod
+    def head(to: Address, name: str) -> bytes:
+        """What stands before the body of every request of that session."""
+        return (
+            f"POST /chat HTTP/1.1\r\nHost: {to.host}:{to.port}\r\nContent-Type: application/json\r\n"
+            f"X-Session-Id: {name}\r\nContent-Length: {len(MESSAGE % 0)}\r\n\r\n"
+        ).encode()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
@@ -103,11 +112,19 @@ class Connection(asyncio.Protocol):
         if now >= self._until or self._left == 0:
             return self._stop()
         self._left -= 1
-        self._position = (self._position + 1) % len(self._sessions)
-        session = self._sessions[self._position]
+        self.session = self.picked()
         self._sent_at = now
-        self._transport.write(session.head + MESSAGE % (session.turn_seq + 1))
+        self._transport.write(self.request())
         return None
+
+    def picked(self) -> Session:
+        """Whose turn is next: all in turn."""
+        self._position = (self._position + 1) % len(self._sessions)
+        return self._sessions[self._position]
+
+    def request(self) -> bytes:
+        """The whole request that asks for the next turn of ``session``."""
+        return self.session.head + MESSAGE % (self.session.turn_seq + 1)
 
     def _stop(self) -> None:
         self.idle = True
@@ -125,23 +142,35 @@ class Connection(asyncio.Protocol):
         size = int(head[length + 17 :].split(b"\r\n", 1)[0])
         if len(self._buffer) < end + 4 + size:
             return None
-        answered_s = time.perf_counter() - self._sent_at
         body, self._buffer = self._buffer[end + 4 : end + 4 + size], self._buffer[end + 4 + size :]
-        self._judge(head, body, answered_s)
+        return self.answered(head, body)
+
+    def answered(self, head: bytes, body: bytes) -> None:
+        """The whole answer is here. ``head`` in lower case."""
+        self.judge(head, body, time.perf_counter() - self._sent_at)
         return self._next()
 
-    def _judge(self, head: bytes, body: bytes, answered_s: float) -> None:
-        session = self._sessions[self._position]
+    def judge(self, head: bytes, body: bytes, answered_s: float) -> None:
+        """Count it, as a turn or as an error."""
+        session = self.session
         if not head.startswith(b"http/1.1 200") or self._buffer:
             self._round.errors.append(f"{head[:40]!r}: {body[:200]!r}")
             return
         document = json.loads(body)
         expected = session.turn_seq + 1
         right = document["turn_seq"] == expected and document["session_id"] == session.name
-        if not right or document["reply"] != f"m{expected:09d}" or document["replayed"]:
+        if not right or document["reply"] != self.expected() or document["replayed"]:
             self._round.errors.append(f"turn {expected} of {session.name} was answered with {body[:200]!r}")
             return
-        session.turn_seq = expected
+        self.count(head, answered_s)
+
+    def expected(self) -> str:
+        """The reply to the request that is under way."""
+        return f"m{self.session.turn_seq + 1:09d}"
+
+    def count(self, head: bytes, answered_s: float) -> None:
+        """The turn was answered rightly."""
+        self.session.turn_seq += 1
         self._round.latencies_s.append(answered_s)
         state = head.find(b"x-session-state: ")
         self._round.states[head[state + 17 :].split(b"\r\n", 1)[0].decode() if state >= 0 else "unknown"] += 1
@@ -155,39 +184,45 @@ class Connection(asyncio.Protocol):
 class Generator:
     """Connections and sessions that stay the same over all rounds."""
 
-    def __init__(self, url: str, connections: int, sessions: int, redis_url: str | None, mark: str = "") -> None:
-        """``mark``: what the environment of the deployment's processes says; empty if that isn't known."""
+    def __init__(
+        self,
+        url: str,
+        connections: int,
+        sessions: int,
+        redis_url: str | None,
+        mark: str = "",
+        *,
+        kind: type[Connection] = Connection,
+        prefix: str = "",
+    ) -> None:
+        """``mark``: what the environment of the deployment's processes says; empty if that isn't known. ``prefix``: of
+        the sessions' names, which a number follows; by chance if empty."""
         self._to = Address.of(url)
         self._client = Client(url)
         self._redis_url = redis_url
         self._mark = mark
-        prefix = secrets.token_hex(4)
-        self.sessions = [self._session(f"bench-{prefix}-{number}") for number in range(sessions)]
+        self._kind = kind
+        prefix = prefix or f"bench-{secrets.token_hex(4)}"
+        names = (f"{prefix}-{number}" for number in range(sessions))
+        self.sessions = [Session(name, kind.head(self._to, name)) for name in names]
         self._shares = [self.sessions[number::connections] for number in range(min(connections, sessions))]
-        self._connections: list[Connection] = []
+        self.connections: list[Connection] = []
         self._all_idle = asyncio.Event()
-
-    def _session(self, name: str) -> Session:
-        head = (
-            f"POST /chat HTTP/1.1\r\nHost: {self._to.host}:{self._to.port}\r\nContent-Type: application/json\r\n"
-            f"X-Session-Id: {name}\r\nContent-Length: {len(MESSAGE % 0)}\r\n\r\n"
-        )
-        return Session(name, head.encode())
 
     async def connect(self) -> None:
         """Open all connections."""
         loop = asyncio.get_running_loop()
         for share in self._shares:
             _, connection = await loop.create_connection(
-                lambda share=share: Connection(share, self._one_ended),  # type: ignore[misc]
+                lambda share=share: self._kind(share, self._one_ended),  # type: ignore[misc]
                 self._to.host,
                 self._to.port,
             )
-            self._connections.append(connection)
+            self.connections.append(connection)
 
-    async def warm_up(self) -> Round:
-        """One turn in every session: from here on all of them are resident."""
-        return await self._run(STALL_S, [len(share) for share in self._shares])
+    async def warm_up(self, turns: int = 1, within_s: float = STALL_S) -> Round:
+        """So many turns in every session: from here on all of them are resident."""
+        return await self._run(within_s, [turns * len(share) for share in self._shares])
 
     async def measure(self, seconds: float) -> Round:
         """One round."""
@@ -203,7 +238,7 @@ class Generator:
     async def _run(self, seconds: float, turns_max: list[int]) -> Round:
         round_, cpu_s, started = Round(), _cpu_s(), time.perf_counter()
         self._all_idle.clear()
-        for connection, most in zip(self._connections, turns_max, strict=True):
+        for connection, most in zip(self.connections, turns_max, strict=True):
             connection.start(round_, started + seconds, most)
         try:
             async with asyncio.timeout(seconds + STALL_S):
@@ -217,13 +252,13 @@ class Generator:
         return cpu_s(self._mark) if self._mark else 0.0
 
     def _one_ended(self) -> None:
-        if all(connection.idle for connection in self._connections):
+        if all(connection.idle for connection in self.connections):
             self._all_idle.set()
 
-    async def verify(self) -> list[str]:
-        """Which sessions' logs don't end with the last acknowledged turn."""
+    async def verify(self, of: int = sys.maxsize) -> list[str]:
+        """Which sessions' logs don't end with the last acknowledged turn; of the first so many sessions."""
         wrong = []
-        for session in self.sessions:
+        for session in self.sessions[:of]:
             page = await self._client.page(session.name, max(0, session.turn_seq - 1), 10)
             if [turn["turn_seq"] for turn in page] != [session.turn_seq]:
                 wrong.append(f"{session.name}: turn {session.turn_seq} was acknowledged, its log ends with {page}")

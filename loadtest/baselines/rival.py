@@ -24,14 +24,18 @@ FOREIGN = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "R
 
 @asynccontextmanager
 async def rival(
-    router: str, port: int, replicas: int, max_ongoing: int = SERVE_MAX_ONGOING, more: Mapping[str, str] | None = None
+    router: str,
+    port: int,
+    replicas: int,
+    max_ongoing: int = SERVE_MAX_ONGOING,
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[str]:
     """Its URL. Redis listens at the port after. NotUp if it doesn't start. ``max_ongoing``: requests that a replica
-    takes at one time; ``more``: for the environment of all its processes."""
+    takes at one time; ``settings``: for the environment of all its processes."""
     folder = Path(tempfile.mkdtemp(prefix="rival-"))
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     environment |= {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
-    environment |= more or {}
+    environment |= settings or {}
     options = {"port": port, "redis-port": port + 1, "replicas": replicas, "router": router, "folder": folder}
     options["max-ongoing"] = max_ongoing
     with (folder / "log").open("w") as log:

@@ -164,11 +164,11 @@ class Course:
 
     def _used(self) -> Used:
         stored = bytes_received(self._running.stores)
-        return Used(used_s(self._running.processes()), stored, self._running.agent_calls())
+        return Used(used_s(self._running.pids()), stored, self._running.agent_calls())
 
     def _others_s(self) -> float:
         """Processor time that neither the way nor its clients had."""
-        return busy_s() - used_s(self._running.processes()) - time.process_time()
+        return busy_s() - used_s(self._running.pids()) - time.process_time()
 
     async def _read(self, scene: Scene) -> list[str]:
         unread = list[str]()

@@ -55,6 +55,10 @@ class Running:
         """All that it consists of."""
         return family(self._mark, self._roots)
 
+    def pids(self) -> list[int]:
+        """Of all that it consists of."""
+        return [process.pid for process in self.processes()]
+
     def agent_calls(self) -> int:
         """So far."""
         return self.calls.stat().st_size if self.calls.exists() else 0
@@ -64,7 +68,7 @@ class Running:
         pids = await self.servers()
         if len(pids) < SERVERS:
             raise NotUp(f"{len(pids)} servers run where {SERVERS} should")
-        if pids[-1] not in {process.pid for process in self.processes()}:
+        if pids[-1] not in self.pids():
             raise NotUp(f"process {pids[-1]} isn't of this experiment")
         return pids[-1]
 

@@ -95,6 +95,9 @@ class Plot:
         return [value for value in _ROUND if self._y[0] <= math.log10(value) <= self._y[1]]
 
     def _name(self, name: str, colour: str) -> None:
+        """In the legend; what has no name isn't there."""
+        if not name:
+            return
         x = LEFT + self._legend
         self._parts.append(f'<rect x="{x}" y="10" width="11" height="11" fill="{colour}"/>')
         self._parts.append(text(x + 16, 20, name))

@@ -81,7 +81,7 @@ def _troubles(trouble: Sequence[str]) -> str:
     return "".join(f'<p style="color:{BAD}">{html.escape(each)}</p>' for each in trouble)
 
 
-def _table(head: Sequence[str], rows: Iterable[tuple[bool, Sequence[Any]]]) -> str:
+def table(head: Sequence[str], rows: Iterable[tuple[bool, Sequence[Any]]]) -> str:
     """Rows are bad or not, and have a cell for each word of the head; numbers stand to the right."""
     body = "".join(
         f'<tr class="{"bad" if bad else ""}">'
@@ -101,7 +101,7 @@ def _shown(cell: Any) -> str:
 
 def _invariants(invariants: dict[str, dict[str, int]]) -> str:
     rows = [(found["violated"] > 0, (name, found["counted"], found["violated"])) for name, found in invariants.items()]
-    return _table(("invariant", "counted", "violated"), rows)
+    return table(("invariant", "counted", "violated"), rows)
 
 
 def _faults(faults: Sequence[dict[str, Any]]) -> str:
@@ -124,7 +124,7 @@ def _faults(faults: Sequence[dict[str, Any]]) -> str:
         cells = [fault["at_s"], fault["do"], fault["slot"], fault["traffic"], seen, fault["again_s"] or "–"]
         cells += [fault["moved"]["expected"], fault["moved"]["observed"], wait.get("p50", "–"), wait.get("p99", "–")]
         rows.append((not fault["effective"], cells))
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _latencies(verdict: dict[str, Any]) -> str:
@@ -132,7 +132,7 @@ def _latencies(verdict: dict[str, Any]) -> str:
         (False, (when, found["n"], *(found.get(name, "–") for name in ("p50", "p99", "max"))))
         for when, found in verdict["latency_s"].items()
     ]
-    return _table(("", "turns", "p50, s", "p99, s", "most, s"), rows)
+    return table(("", "turns", "p50, s", "p99, s", "most, s"), rows)
 
 
 # --- plots ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadtest import bench
+from loadtest.bench import one as bench
 
 
 @pytest.mark.parametrize(
