@@ -9,6 +9,7 @@ is started here is ended by its pid; nothing else is touched.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import redis
 
@@ -59,20 +60,27 @@ def redis_binary() -> str:
 BINARIES: dict[str, Callable[[], str]] = {"valkey": valkey_binary, "redis": redis_binary}
 
 
+PORTS: Final = range(20_000, 32_000)
+"""Above Ray's for its workers, and below those that the kernel gives away by itself: a connection would have one
+before a test listens there."""
+_rows = itertools.count(os.getpid())
+"""Rows of ``ROW`` ports are given in turn, so that the last ones aren't given again at once; another run of the tests
+begins elsewhere."""
+ROW: Final = 64
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listened on a moment ago, and that wasn't given lately."""
+    return free_ports(1)
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports of 127.0.0.1, none of which anybody listened on a moment ago; below the range from
-    which the kernel gives ports away by itself."""
-    first = 20_000 + os.getpid() * count % 10_000
-    while not all(_is_free(port) for port in range(first, first + count)):
-        first += count
-    return first
+    """The first of so many such ports in a row, ``ROW`` at most."""
+    assert count <= ROW
+    while True:
+        first = PORTS[next(_rows) % (len(PORTS) // ROW) * ROW]
+        if all(map(_is_free, range(first, first + count))):
+            return first
 
 
 def _is_free(port: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.baselines.unfenced import FENCE, NotPatched, unfenced
-from tests.servers import free_port
+from tests.servers import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 async def test_who_has_no_fence_and_who_has_no_owner_are_convicted(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtest.controls", "--smoke", "--only", "a", "c"]
     run = await asyncio.create_subprocess_exec(
-        *(*command, "--out", str(tmp_path), "--port", str(free_port())),
+        *(*command, "--out", str(tmp_path), "--port", str(free_ports(8))),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -32,6 +32,7 @@ from router.edge.process import Haproxy
 from router.ring import Ring
 from tests.integration.edge_backend import Backend, BackendProcess, member
 from tests.integration.edge_controller import FileMembership, settings_for
+from tests.servers import free_port
 
 AnyBackend = Backend | BackendProcess
 
@@ -92,12 +93,6 @@ class Stack:
             text = await response.text()
             assert response.status == 200, f"{response.status} {text}"
             return dict(json.loads(text))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(true: Callable[[], object], timeout_s: float = 10.0) -> None:

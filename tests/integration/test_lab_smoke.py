@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.servers import free_port
+from tests.servers import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCENARIOS = ("scale_down", "kill_host", "freeze_host", "redis_restart", "kill_node")
@@ -22,10 +22,12 @@ SCENARIOS = ("scale_down", "kill_host", "freeze_host", "redis_restart", "kill_no
 async def out(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
     """The folder of one series: each scenario in its own run, all that can on one stack, which takes 15 s to start."""
     folder = tmp_path_factory.mktemp("series")
-    command = [str(ROOT / "loadtest/run"), *SCENARIOS, "--smoke", "--one-stack"]
+    command = [str(ROOT / "loadtest/run"), *SCENARIOS, "--smoke", "--one-stack", "--port", str(free_ports(8))]
     with (folder / "said").open("w") as said:
         run = await asyncio.create_subprocess_exec(
-            *(*command, "--out", str(folder), "--port", str(free_port())), stdout=said, stderr=asyncio.subprocess.STDOUT
+            *(*command, "--out", str(folder), "--port", str(free_ports(8))),
+            stdout=said,
+            stderr=asyncio.subprocess.STDOUT,
         )
         try:
             await run.wait()
