@@ -75,12 +75,14 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many such ports in a row, ``ROW`` at most."""
+    """The first of so many such ports in a row, ``ROW`` at most. OSError if every row has one that is taken."""
     assert count <= ROW
-    while True:
-        first = PORTS[next(_rows) % (len(PORTS) // ROW) * ROW]
+    rows = len(PORTS) // ROW
+    for _ in range(rows):
+        first = PORTS[next(_rows) % rows * ROW]
         if all(map(_is_free, range(first, first + count))):
             return first
+    raise OSError(f"no {count} ports in a row are free in {PORTS}")
 
 
 def _is_free(port: int) -> bool:

@@ -140,9 +140,9 @@ def main() -> int:
         kind: Any = Trivial if trivial else Chat
         handler = kind.options(
             num_replicas=options.replicas,
-            max_ongoing_requests=options.max_ongoing,
             ray_actor_options={"num_cpus": 0.1},
             **(routed if options.router == "consistent_hash" else {}),
+            **({} if trivial else {"max_ongoing_requests": options.max_ongoing}),
         )
         serve.run(handler.bind() if trivial else handler.bind(f"redis://127.0.0.1:{options.redis_port}/0"))
         print("ready", flush=True)

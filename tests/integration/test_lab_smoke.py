@@ -25,9 +25,7 @@ async def out(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
     command = [str(ROOT / "loadtest/run"), *SCENARIOS, "--smoke", "--one-stack", "--port", str(free_ports(8))]
     with (folder / "said").open("w") as said:
         run = await asyncio.create_subprocess_exec(
-            *(*command, "--out", str(folder), "--port", str(free_ports(8))),
-            stdout=said,
-            stderr=asyncio.subprocess.STDOUT,
+            *(*command, "--out", str(folder)), stdout=said, stderr=asyncio.subprocess.STDOUT
         )
         try:
             await run.wait()

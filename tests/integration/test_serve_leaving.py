@@ -115,7 +115,7 @@ def hosts_of(ring: dict[str, dict[str, Any]]) -> set[str]:
     return {host["host"] for host in ring.values()}
 
 
-async def test_a_rolling_update_with_surge_moves_each_session_once_and_streams_end_where_they_run(
+async def test_a_rolling_update_with_surge_moves_each_session_and_streams_end_where_they_run(
     deployed: Deployed,
 ) -> None:
     names = [f"talk-{number}" for number in range(12)]

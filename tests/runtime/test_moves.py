@@ -10,18 +10,7 @@ from actors.errors import Outcome, PoisonTurn, StateRegressed, Unreachable
 from actors.model import HostRef, Lease, SessionKey, TurnRequest
 from actors.ports import Done, Residence
 from actors.stores.base import CheckAnswer, ClaimAnswer, Granted, Held, Ok
-from tests.runtime.world import (
-    KEY,
-    LEAVE_S,
-    Client,
-    Gate,
-    World,
-    ask,
-    in_virtual_time,
-    parrot,
-    request,
-    settings,
-)
+from tests.runtime.world import KEY, LEAVE_S, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
 STRANGER = HostRef("x", "slot-9", "x:1")
 
