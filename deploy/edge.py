@@ -12,18 +12,22 @@ import sys
 from actors.errors import Misconfigured
 from actors.settings import Settings
 from actors.stores import open_membership
-from deploy.foreground import run, serves_until_asked_to_end
+from deploy.foreground import asked_to_end, run, serves
 from router.edge.admin import EdgeFailed
 from router.edge.deployment import Edge, run_dir_of
 
 
 async def live(settings: Settings) -> None:
     """One edge's life, until a signal asks for its end. Misconfigured if HAProxy can't be had."""
+    # Before HAProxy is there, and for good: told twice, by a signal to its group and by its parent, the edge must still
+    # take HAProxy away. That takes seconds at most.
+    asked = asked_to_end(again_kills=False)
     edge = Edge(settings, open_membership)
     try:
         await edge.start()
         url = f"http://{settings.edge.bind}:{settings.edge.port}"
-        await serves_until_asked_to_end(url=url, run_dir=run_dir_of(settings))
+        serves(url=url, run_dir=run_dir_of(settings))
+        await asked.wait()
     except EdgeFailed as error:
         raise Misconfigured(f"HAProxy doesn't start: {error}") from error
     finally:

@@ -1,8 +1,8 @@
 """What ``python -m deploy.host`` and ``python -m deploy.edge`` share: settings, one line when it serves, and the end.
 
 Settings come from the environment (``REHYDRA_STORE__URL`` and so on) or as one JSON object in the first argument.
-SIGTERM and SIGINT let the part leave in good order; a second one ends it at once. Exit codes: 0 left, 2 misconfigured
-(one line on stderr).
+SIGTERM and SIGINT let the part leave in good order; a second one ends a host at once. Exit codes: 0 left, 2
+misconfigured (one line on stderr).
 """
 
 from __future__ import annotations
@@ -35,14 +35,18 @@ def run(name: str, live: Live) -> int:
     return 0
 
 
-async def serves_until_asked_to_end(**shown: Any) -> None:
-    """Print ``shown`` with this process's pid as one line of JSON, and return at the first SIGTERM or SIGINT."""
-    ended = asyncio.Event()
+def asked_to_end(*, again_kills: bool) -> asyncio.Event:
+    """Set at the first SIGTERM or SIGINT from now on. ``again_kills``: the second one finds the default handler."""
+    asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _leave, loop, number, ended)
+        loop.add_signal_handler(number, _ask, loop, number if again_kills else None, asked)
+    return asked
+
+
+def serves(**shown: Any) -> None:
+    """Print ``shown`` with this process's pid as one line of JSON: it serves."""
     print(to_json({"pid": os.getpid(), **shown}).decode(), flush=True)
-    await ended.wait()
 
 
 async def _whole(name: str, live: Live, argument: str) -> None:
@@ -61,8 +65,9 @@ def _named(argument: str) -> dict[str, Any]:
     return groups
 
 
-def _leave(loop: asyncio.AbstractEventLoop, number: signal.Signals, ended: asyncio.Event) -> None:
-    # The next one finds the default handler, which kills: a person who asks twice doesn't want to wait.
-    loop.remove_signal_handler(number)
-    signal.signal(number, signal.SIG_DFL)
-    ended.set()
+def _ask(loop: asyncio.AbstractEventLoop, last: signal.Signals | None, asked: asyncio.Event) -> None:
+    if last is not None:
+        # A person who asks twice doesn't want to wait.
+        loop.remove_signal_handler(last)
+        signal.signal(last, signal.SIG_DFL)
+    asked.set()

@@ -10,7 +10,7 @@ import sys
 
 from actors.replica import HostLife
 from actors.settings import Settings
-from deploy.foreground import run, serves_until_asked_to_end
+from deploy.foreground import asked_to_end, run, serves
 from router.routing import HostView
 
 
@@ -18,7 +18,9 @@ async def live(settings: Settings) -> None:
     """One host's life, until a signal asks for its end."""
     life = HostLife(settings, HostView)
     await life.start()
-    await serves_until_asked_to_end(**life.shown())
+    asked = asked_to_end(again_kills=True)
+    serves(**life.shown())
+    await asked.wait()
     await life.end()
 
 

@@ -23,7 +23,8 @@ async def edge(**groups: Any) -> asyncio.subprocess.Process:
 
 
 @pytest.mark.timeout(60)
-async def test_an_edge_alone_serves_until_sigterm_and_takes_haproxy_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 3], ids=["once", "again and again"])
+async def test_an_edge_alone_serves_until_sigterm_and_takes_haproxy_away(tmp_path: Path, times: int) -> None:
     with Server() as server:
         process = await edge(store={"url": server.url}, edge={"port": free_port(), "run_dir": str(tmp_path)})
         try:
@@ -32,7 +33,8 @@ async def test_an_edge_alone_serves_until_sigterm_and_takes_haproxy_away(tmp_pat
             assert (shown["pid"], shown["run_dir"]) == (process.pid, str(tmp_path))
             status, _ = await Client(shown["url"], 5.0).get("/ring")
             assert status == 503, "there is no host"
-            process.send_signal(signal.SIGTERM)
+            for _ in range(times):
+                process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
             with pytest.raises(Unreadable):
                 await Client(shown["url"], 5.0).get("/ring")
