@@ -103,11 +103,11 @@ class Host:
     async def _answer(self, request: TurnRequest, requester: Requester, hops: int) -> Done | RehydraError | None:
         """The final answer, or None if another host has given it to the requester."""
         asks_left = self.settings.session.hops_max if hops == 0 or self._may_ask_again(request, hops) else 0
-        doubtful = False
+        doubtful = stays = False
         pause_s = 0.0
         while True:
             activation = self._residents.get(request.key)
-            to = self._named(request.key, hops, asks_left > 0) if activation is None else None
+            to = self._named(request.key, hops, asks_left > 0 and not stays) if activation is None else None
             named_by = self.placement.ring_version if to is not None else -1
             if to is None:
                 if activation is None and (told := self._untold.take(request.key)) is not None:
@@ -131,9 +131,10 @@ class Host:
             passed = await self._pass_on(to, replace(request, named_by=named_by), requester, hops + 1)
             if passed is Passed.FINISHED:
                 return None
-            # Who refused is dead, and the ring names another. If it only can't be reached, the session is served where
-            # the request landed.
-            asks_left = max(0, asks_left - 1) if passed in (Passed.REFUSED, Passed.STRANGER) else 0
+            # Whoever is dead has an heir on the ring. If it only can't be reached, the session is served where the
+            # request landed; unless the lease leads back to it, and it turns out to be dead.
+            asks_left = max(0, asks_left - 1)
+            stays = passed is Passed.BROKEN and not self.placement.is_dead(to)
             doubtful |= passed is Passed.BROKEN
             # It can't be reached, or broke off: look again who holds the lease, soon and then less often.
             await asyncio.sleep(pause_s)

@@ -189,11 +189,12 @@ class Beat:
 class BeatReply:
     """The store's answer to a beat: the table's version now, and everybody's last beat by incarnation.
 
-    ``listed``: the asking incarnation holds a slot. ``table`` comes only if its version differs from the one
-    that the asker said it knows.
+    ``listed``: the asking incarnation holds a slot; ``waits``: it is known as a spare, and inherits the next that
+    falls free. ``table`` comes only if its version differs from the one that the asker said it knows.
     """
 
     ring_version: int
     listed: bool
+    waits: bool
     beats: Mapping[str, Beat]
     table: Table | None

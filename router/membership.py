@@ -80,6 +80,8 @@ class Observer:
         self.table = NO_TABLE
         self.beats: Mapping[str, Beat] = {}
         self.listed = False
+        self.waits = False
+        """Whether the store knows this host as a spare, which inherits the next slot that falls free."""
         self._ttl_s = settings.beat_ttl_s
         self._confirm_s = 2 * settings.beat_interval_s
         self._gap_max_s = settings.beat_ttl_s / 2
@@ -93,8 +95,6 @@ class Observer:
         self._dead: frozenset[str] = frozenset()
         self._evidence: dict[str, _Evidence] = {}
         self._asked: dict[str, float] = {}
-        self._waits_at = -1
-        """The table as of which this host was told to wait for a slot; -1: it wasn't."""
 
     # --- what comes in ------------------------------------------------------------------------------------------
 
@@ -137,8 +137,9 @@ class Observer:
 
     @property
     def crowded_out(self) -> bool:
-        """Whether all slots are others', so that this host is a spare until one falls free."""
-        return not self.listed and self.table is not NO_TABLE and not self._room()
+        """Whether all slots are others', and this host is known to the store as a spare, which inherits one. Known to
+        itself isn't enough: whom it replaces may leave at that moment, and its slot would fall free for a while."""
+        return self.waits and not self.listed and not self._room()
 
     @property
     def sent(self) -> float:
@@ -160,11 +161,10 @@ class Observer:
         if received - self._received > self._gap_max_s:
             # All silences begin anew in _note_silences: what was seen before the gap says nothing.
             self._breaks += 1
-            self._waits_at = -1
             self._run_since = received
             self._seen.clear()
             self._evidence.clear()
-        self.listed = reply.listed
+        self.listed, self.waits = reply.listed, reply.waits
         self._sent, self._received = sent, received
 
     def _note_silences(self, received: float) -> None:
@@ -226,12 +226,8 @@ class Observer:
         return Orders(sent + self._ttl_s, self._shall_join(), self.listed and self.draining, evict, forget)
 
     def _shall_join(self) -> bool:
-        if self.listed or self.draining:
-            self._waits_at = -1
-            return False
-        # Without room once for each table: the store then knows of one who waits, and hands on what falls free.
-        waits, self._waits_at = self._waits_at == self.table.ring_version, self.table.ring_version
-        return self._room() or not waits
+        # Without room, too: the store then knows of one who waits, until others take it for dead and have it forgotten.
+        return not (self.listed or self.draining) and (self._room() or not self.waits)
 
     def _room(self) -> bool:
         return any(f"slot-{number}" not in self.table.members for number in range(self._slots_max))

@@ -27,10 +27,11 @@ def beat(keys: Keys, incarnation: str, address: str, state: HostState, known_rin
     """:meth:`actors.stores.base.MembershipStore.beat`."""
 
     def decode(reply: Any) -> BeatReply:
-        ring_version, listed, beats, fields = reply
+        ring_version, listed, waits, beats, fields = reply
         return BeatReply(
             ring_version,
             bool(listed),
+            bool(waits),
             {incarnation: _beat(line) for incarnation, line in _pairs(beats)},
             None if ring_version == known_ring_version else _table((ring_version, fields)),
         )

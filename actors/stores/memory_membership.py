@@ -53,6 +53,7 @@ class MemoryMembership:
             return BeatReply(
                 table.ring_version,
                 table.slot_of(incarnation) is not None,
+                incarnation in self._spares,
                 {name: beat for name, (beat, _) in self._beats.items()},
                 table if table.ring_version != known_ring_version else None,
             )

@@ -143,7 +143,8 @@ def test_a_slot_that_falls_free_is_a_spares_in_the_same_step(membership: Members
     table = membership.leave("inc-1") if by == "leave" else membership.evict("slot-0", "inc-1")
     assert table.members["slot-0"] == Member("slot-0", "inc-3", "10.0.0.1:3", 9000, 1)
     assert table.ring_version == before.ring_version + 1
-    assert membership.beat("inc-3", "a:3", SPARE, -1).listed is True
+    reply = membership.beat("inc-3", "a:3", SPARE, -1)
+    assert (reply.listed, reply.waits) == (True, False)
     # It has inherited once; the next slot is nobody's.
     assert holders(membership.leave("inc-2")) == {"slot-0": "inc-3"}
 
@@ -172,8 +173,13 @@ def test_no_slot_goes_to_a_spare_that_has_gone_or_drains_or_wants_a_smaller_ring
 
 def test_a_spare_that_waits_changes_no_table(membership: MembershipStore) -> None:
     before = join(membership, "1", slots_max=1)
+    assert not membership.beat("inc-3", "a:3", SPARE, -1).waits
     spares(membership, "3", slots_max=1)
+    reply = membership.beat("inc-3", "a:3", SPARE, -1)
+    assert (reply.listed, reply.waits) == (False, True)
     assert membership.table() == before
+    membership.leave("inc-3", gone=True)
+    assert not membership.beat("inc-3", "a:3", SPARE, -1).waits
 
 
 def test_a_beat_tells_everybodys_last_beat(membership: MembershipStore) -> None:

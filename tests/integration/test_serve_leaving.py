@@ -137,9 +137,7 @@ async def test_a_rolling_update_with_surge_moves_each_session_and_streams_end_wh
         await _all_have_answered(answers)
         moves = {name: epoch - claimed[name] for name, epoch in deployed.epochs(names).items()}
         assert all([(await stream).kind is Kind.OK for stream in streams])
-    # Once each, nearly always: a request that is on its way between two hosts while a lease changes hands may have its
-    # session moved out and back once more (README, known limits). All of them moved, and few more than once.
-    assert min(moves.values()) == 1 and sum(moves.values()) <= 2 * len(names), moves
+    assert set(moves.values()) == {1}, moves
     # A host that has just left, or hasn't heard yet that it inherited, has no slot to name.
     named = {name: [answer.slot for answer in answers[name] if answer.slot != "-"] for name in names}
     assert all(slots[0] == slots[-1] for slots in named.values())
@@ -164,8 +162,8 @@ async def test_a_crash_moves_the_sessions_of_the_crashed_hosts_slot_out_and_back
         await _all_have_answered(answers)
     moves = {name: epoch - claimed[name] for name, epoch in deployed.epochs(names).items()}
     assert {name: count for name, count in moves.items() if home[name] != crashed and count} == {}
-    # Out and back, and seldom once more, as above.
-    assert {moves[name] for name in names if home[name] == crashed} <= {1, 2, 3, 4}, moves
+    # Out and back; or only back, of a session that nobody asked for in between.
+    assert {moves[name] for name in names if home[name] == crashed} <= {1, 2}, moves
     assert {answers[name][-1].slot for name in names if home[name] == crashed} == {crashed}
 
 

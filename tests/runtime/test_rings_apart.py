@@ -10,6 +10,8 @@ import asyncio
 import random
 from collections import Counter
 
+import pytest
+
 from actors.agent import Conversation
 from actors.host import Host
 from actors.model import HostRef, SessionKey, TurnRequest
@@ -178,6 +180,40 @@ def test_a_dead_owners_session_goes_to_the_next_owner_wherever_the_request_lande
         assert c.stats()["resident"] == 1 and b.stats()["activations"] == 0
         world.move_to("c")
         assert (await ask(c, "5")).turn_seq == 5
+        assert len({turn.epoch for turn in await world.log()}) == 2, "it moved once"
+
+    in_virtual_time(scenario)
+
+
+class Pooled(Wire):
+    """A connection of before breaks first, which says nothing of the host; whoever asks again learns what is true."""
+
+    async def pass_on(self, to: HostRef, request: TurnRequest, requester: Requester, hops: int) -> Passed:
+        if to.incarnation in self.world.down | self.world.silent and not self.passed:
+            self.passed.append((to.incarnation, request.turn_id))
+            return Passed.BROKEN
+        return await super().pass_on(to, request, requester, hops)
+
+
+@pytest.mark.parametrize("ending", ["down", "silent"])
+def test_a_dead_owner_whose_connection_broke_first_leaves_its_session_to_the_same_heir(ending: str) -> None:  # I7
+    """Served where the request landed, it would move again as soon as the ring is without the dead one."""
+
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        a, b, c = world.host("a"), world.host("b"), world.host("c")
+        await ask(a, "1")
+        getattr(world, ending).add("a")
+        for view in world.views.values():
+            view.heir_now = c.ref
+        world.wires["b"] = b.peers = Pooled(world)
+        asking = asyncio.create_task(ask(b, "2"))
+        await world.until(lambda: len(world.wires["b"].passed) == 2)
+        for view in world.views.values():
+            view.kill(a.ref)
+        assert (await asking).turn_seq == 2
+        assert [to for to, _ in world.wires["b"].passed] == ["a", "a", "c"]
+        assert c.stats()["resident"] == 1 and b.stats()["resident"] == 0
         assert len({turn.epoch for turn in await world.log()}) == 2, "it moved once"
 
     in_virtual_time(scenario)

@@ -184,11 +184,12 @@ class Ambush:
             self._later(self._rng.uniform(1.0, 2.5), lambda: setattr(dice, "slow", 0.0))
 
     def _slow_release(self, event: Event) -> None:
-        """P has H's batch, and H's release is long on its way. Meanwhile Q, whose ring still names H, passes messages
-        on to H, which could have the lease again for the asking, and P's batch would be overtaken."""
+        """P has H's batch, and H's release is long on its way. Meanwhile messages come to H, and the way to P breaks. H
+        could have the lease again for the asking, and P's batch would be overtaken."""
         store = self._cluster.store
         if isinstance(event, RunStarted) and self._springs("slow release", 0.7, rest_s=2.0):
             store.release_late_s = self._rng.uniform(0.1, 0.7)
+            self._cluster.network.dice.lost_pass = 0.5
             self._later(2.0, self._hurry_releases)
 
     def _helpless_heir(self, event: Event) -> None:
@@ -266,6 +267,7 @@ class Ambush:
 
     def _hurry_releases(self) -> None:
         self._cluster.store.release_late_s = 0.0
+        self._cluster.network.dice.lost_pass = 0.0
 
     def _forget(self) -> None:
         self._cluster.store.restore()

@@ -136,6 +136,8 @@ class Dice:
         self.lost_reply = 0.0
         self.duplicate = 0.0
         self.slow = 0.0
+        self.lost_pass = 0.0
+        """Of requests that a host passes on."""
 
 
 class Network:
@@ -169,7 +171,8 @@ class Network:
         exchange = Exchange(self, caller, owner)
         self.exchanges[exchange.number] = exchange
         rng, dice = self.rng, self.dice
-        if rng.random() < dice.lost_request:
+        passes = owner is not None and dice.lost_pass > 0.0
+        if rng.random() < dice.lost_request or (passes and rng.random() < dice.lost_pass):
             self.loop.world.call(rng.uniform(0.01, 0.6), exchange.tell, "broken")
             return exchange
         if rng.random() < dice.lost_reply:

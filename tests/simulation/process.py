@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from actors.host import Host
@@ -138,7 +139,7 @@ class SimProcess:
 
     def _take_answer(self, reply: BeatReply, sent: float, received: float) -> None:
         if self.stale:
-            reply = BeatReply(reply.ring_version, reply.listed, reply.beats, None)
+            reply = replace(reply, table=None)
         orders = self.view.replied(reply, sent, received)
         self._orders = orders
         if orders:

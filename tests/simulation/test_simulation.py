@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,25 +32,28 @@ def _runner(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def _all_pass(seeds: int, *each: tuple[str, ...]) -> None:
+    """Those seeds, dealt out to one process for each of these arguments."""
+    dealt = ("--seeds", str(seeds), "--step", str(len(each)))
+    running = [_runner(*dealt, "--first", str(first), *more) for first, more in enumerate(each)]
+    told = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0] * len(each), "\n".join(told)
+    assert sum(int(text.strip().splitlines()[-1].split()[0]) for text in told) == seeds
+
+
 @pytest.mark.timeout(max(900, SEEDS))
 def test_no_schedule_of_faults_breaks_an_invariant() -> None:
     """I1, I2, I3, I4, I5, I6, I7, I8, I9, I10."""
-    step = str(WORKERS)
-    running = [_runner("--seeds", str(SEEDS), "--first", str(first), "--step", step) for first in range(WORKERS)]
-    told = [process.communicate()[0] for process in running]
-    assert [process.returncode for process in running] == [0] * WORKERS, "\n".join(told)
-    seeds = sum(int(text.strip().splitlines()[-1].split()[0]) for text in told)
-    assert seeds == SEEDS
+    _all_pass(SEEDS, *[()] * WORKERS)
 
 
 @pytest.mark.timeout(max(600, 3 * SERVER_SEEDS))
 def test_the_real_scripts_on_a_real_server_keep_the_invariants_too() -> None:
     """I1, I2, I3, I4, I5, I6, I7, I8, I9, I10."""
-    with Server("valkey") as server:
-        running = _runner("--seeds", str(SERVER_SEEDS), "--server", server.url)
-        told = running.communicate()[0]
-    assert running.returncode == 0, told
-    assert told.strip().splitlines()[-1].startswith(f"{SERVER_SEEDS} seeds ")
+    with ExitStack() as stack:
+        # A server each: every seed begins with an empty one.
+        urls = [stack.enter_context(Server("valkey")).url for _ in range(WORKERS)]
+        _all_pass(SERVER_SEEDS, *(("--server", url) for url in urls))
 
 
 @pytest.mark.parametrize("seed", range(0, 200, 10))

@@ -59,7 +59,7 @@ def test_a_contradiction_with_the_store_brings_the_table_anew() -> None:
     view = cluster.views["a"]
     known = view.known_ring_version
     assert known > 0
-    view.replied(BeatReply(known, False, {}, None), cluster.now, cluster.now)
+    view.replied(BeatReply(known, False, False, {}, None), cluster.now, cluster.now)
     assert view.known_ring_version == -1
 
 

@@ -238,7 +238,7 @@ def test_after_a_gap_the_missing_are_gone_only_after_beat_ttl() -> None:
 
 def test_what_is_remembered_of_strangers_is_bounded() -> None:
     observer = Observer("a", SETTINGS)
-    observer.replied(BeatReply(1, False, {}, None), 10.0, 10.0)
+    observer.replied(BeatReply(1, False, False, {}, None), 10.0, 10.0)
     for number in range(2 * STRANGERS_MAX):
         observer.is_dead(f"stranger-{number}", 10.5)
         observer.refused(f"stranger-{number}", 10.5)
@@ -297,14 +297,31 @@ def test_whoever_is_called_dead_by_silence_does_not_trust_itself_or_has_lapsed(
 def test_hosts_take_the_lowest_free_slots_and_a_spare_the_first_that_falls_free() -> None:
     cluster = Cluster("a", "b", "c", slots_max=2)
     assert [cluster.views[name].ref.slot for name in "abc"] == ["slot-0", "slot-1", ""]
+    assert not cluster.beat("c").join, "the store knows that it waits"
     assert (cluster.views["c"].state, cluster.views["c"].crowded_out) == (SPARE, True)
-    # It has told the store that it waits; once is enough, for as long as the table stays.
-    assert not cluster.beat("c").join
     cluster.store.leave("a")
     assert not cluster.beat("c").join
     assert not cluster.views["c"].crowded_out
     assert cluster.views["c"].ref.slot == "slot-0"
     assert cluster.views["c"].state is SERVING
+
+
+def test_a_host_is_a_spare_once_the_store_knows_it_and_says_so_again_when_it_was_forgotten() -> None:
+    """Serve takes the old host away as soon as the new one is ready: the slot must have its heir by then."""
+    cluster = Cluster("a", "b", slots_max=1)
+    b, store = cluster.views["b"], cluster.store
+    store.leave("b", gone=True)
+    assert cluster.beat("b").join
+    assert not b.crowded_out, "it knows of no free slot, and nobody knows of it"
+    cluster.obey("b")
+    assert not cluster.beat("b").join
+    assert b.crowded_out
+    store.leave("b", gone=True)  # It was slow, and taken for dead.
+    assert cluster.beat("b").join
+    cluster.obey("b")
+    store.leave("a")
+    cluster.beat("b")
+    assert b.ref.slot == "slot-0"
 
 
 def test_a_draining_host_gives_its_slot_back_and_takes_none() -> None:

@@ -9,8 +9,8 @@
 -- ARGV[5]  keep_ms              a host outside of the table is forgotten after so long a silence; all beats are, if
 --                               nobody beats for as long
 --
--- {ring_version, listed 0 or 1, {incarnation, "<counter> <seen_ms> <state> <address>", ...}, {field, value, ...}}
---                               the last is empty if the table is known
+-- {ring_version, listed 0 or 1, waits 0 or 1, {incarnation, "<counter> <seen_ms> <state> <address>", ...},
+--  {field, value, ...}}         the last is empty if the table is known
 --
 -- include: members.lua
 
@@ -42,4 +42,6 @@ local table_fields = {}
 if version ~= tonumber(ARGV[4]) then
   table_fields = redis.call('HGETALL', KEYS[1])
 end
-return {version, redis.call('HEXISTS', KEYS[1], 'host:' .. incarnation), beats, table_fields}
+local listed = redis.call('HEXISTS', KEYS[1], 'host:' .. incarnation)
+local waits = redis.call('HEXISTS', KEYS[1], 'spare:' .. incarnation)
+return {version, listed, waits, beats, table_fields}
