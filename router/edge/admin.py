@@ -96,8 +96,12 @@ class Admin:
         await self._expect(f"set server {BACKEND}/{slot} health up")
 
     async def admit(self, slot: str, admission: Admission) -> None:
-        """Let it have new requests, finish those it has, or (``maint``) end them at once."""
+        """Let it have new requests, finish those it has, or (``maint``) neither be checked nor have any."""
         await self._expect(f"set server {BACKEND}/{slot} state {admission.value}")
+
+    async def end_requests(self, slot: str) -> None:
+        """End all that runs on the server. HAProxy repeats elsewhere what has got no byte of an answer."""
+        await self._expect(f"shutdown sessions server {BACKEND}/{slot}")
 
     async def swap_map(self, map_path: str, lines: Sequence[str]) -> None:
         """Replace the whole map in one step: no request sees a mixture of two rings."""

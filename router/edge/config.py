@@ -241,5 +241,6 @@ backend {BACKEND}
     http-check expect status 200
     # Reading needs no lease: any host will do.
     use-server %[var(txn.slot)] if {{ var(txn.slot) -m found }} !METH_GET
-    default-server {check} on-marked-down shutdown-sessions
+    # What hangs on one that is down is ended from outside, a moment later: router.edge.hung.
+    default-server {check}
     # {settings.ring.slots_max} slots"""

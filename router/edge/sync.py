@@ -5,9 +5,9 @@ after HAProxy itself, so that a store that hangs doesn't delay the restart of a 
 HAProxy holds one lock. The order of a change is what keeps requests whole: servers are added before the map names
 them, and taken away only after the map has stopped to.
 
-Servers that leave are drained, not stopped: what runs on a host that leaves may end there. What runs on a host that
-died is ended, and repeated elsewhere, by HAProxy's own checks, which are quicker than any table. An empty table changes
-nothing: hosts that were there a moment ago are a better guess than none.
+Servers that leave are drained, not stopped: what runs on a host that leaves may end there. That a host is dead is found
+out by HAProxy's own checks, which are quicker than any table; what hangs on it then is ended (``hung``), and repeated
+elsewhere. An empty table changes nothing: hosts that were there a moment ago are a better guess than none.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from actors.settings import Settings
 from actors.stores.base import MembershipStore
 from router.edge.admin import Admin, Admission, ServerState
 from router.edge.config import Server, render, server_of, shard_map
+from router.edge.hung import Hung
 from router.edge.process import Haproxy
 from router.ring import EMPTY, Ring
 
@@ -77,6 +78,7 @@ class Sync:
         self._store = store
         self._haproxy = haproxy
         self._admin = Admin(haproxy.paths.socket)
+        self._hung = Hung(self._admin, settings.edge.connect_timeout_ms / 1000)
         self._changing = asyncio.Lock()
         self._hurry = asyncio.Event()
         self._mapped: tuple[str, ...] | None = None
@@ -120,6 +122,8 @@ class Sync:
             if await asyncio.to_thread(self._haproxy.pid) != self._pid:
                 async with self._changing:
                     await self._attempt(self._revive)
+            async with self._changing:
+                await self._end_hung()
 
     async def _pause(self) -> None:
         try:
@@ -180,11 +184,19 @@ class Sync:
         if self.ring.members:
             await self._apply()
 
+    async def _end_hung(self) -> None:
+        try:
+            await self._hung.note(await self._admin.servers())
+        except (RehydraError, OSError) as error:
+            log.debug("HAProxy's servers can't be looked at: %s", error)
+
     async def _apply(self) -> None:
         ring, admin = self.ring, self._admin
-        servers = await self._servers()
-        change = change_of(await admin.servers(), servers, self._reborn(ring))
+        servers, states = await self._servers(), await admin.servers()
+        await self._hung.note(states)
+        change = change_of(states, servers, self._reborn(ring))
         for server in change.place:
+            await self._hung.leave(server.slot)
             await admin.place(server.slot, server.address, server.port, server.check_port)
         for slot in change.ready:
             await admin.admit(slot, Admission.READY)
@@ -197,6 +209,7 @@ class Sync:
         for slot in change.drain:
             await admin.admit(slot, Admission.DRAIN)
         for slot in change.rest:
+            await self._hung.leave(slot)
             await admin.admit(slot, Admission.MAINT)
         if change:
             placed = {server.slot: server.address for server in change.place}

@@ -40,8 +40,14 @@ MEMBERSHIP: Final = (
     one(
         "lua: whoever beats is told to be listed",
         BEAT,
-        "return {version, redis.call('HEXISTS', KEYS[1], 'host:' .. incarnation), beats",
-        "return {version, 1, beats",
+        "local listed = redis.call('HEXISTS', KEYS[1], 'host:' .. incarnation)",
+        "local listed = 1",
+    ),
+    one(
+        "lua: whoever beats is told to wait for a slot",
+        BEAT,
+        "local waits = redis.call('HEXISTS', KEYS[1], 'spare:' .. incarnation)",
+        "local waits = 1",
     ),
     one(
         "lua: another table under the same ring_version",

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
@@ -134,20 +133,3 @@ def test_an_empty_ring_names_nobody() -> None:
 def test_a_table_with_strange_slots_is_refused() -> None:
     with pytest.raises(ValueError, match="no slot"):
         Ring.of(Table(1, {"replica-x": Member("replica-x", "i", "a:1", 2)}))
-
-
-def test_a_change_among_64_slots_is_compiled_quickly_and_looked_up_more_quickly() -> None:
-    Ring.of(table_of(range(64)))
-    build_s = min(_timed(lambda n=n: Ring.of(table_of(set(range(64)) - {n}))) for n in range(10, 15))
-    ring = Ring.of(table_of(range(64)))
-    lookup_s = min(_timed(lambda: [ring.owner("session-12345") for _ in range(1_000)]) for _ in range(5)) / 1_000
-    # Targets: 5 ms and 5 us. Twice that here, because the machine that runs the tests is shared.
-    assert build_s <= 0.010
-    assert lookup_s <= 10e-6
-
-
-def _timed(call: object) -> float:
-    assert callable(call)
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started

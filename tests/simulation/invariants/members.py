@@ -16,17 +16,23 @@ Slots = dict[str, str]
 
 def check_the_table_keeps_its_contract(facts: Facts) -> None:
     slots: Slots = {}
+    spares: set[str] = set()
     ring_version = 0
     counters: dict[str, int] = {}
     for event in facts.membership:
         if isinstance(event, h.Beaten):
-            wrong = _beat(event, slots, ring_version, counters)
+            wrong = _beat(event, slots, spares, ring_version, counters)
         else:
             now = _slots(event.table)
             wrong = _change(event, slots, now, facts.limits.slots_max)
             if not wrong and (now != slots) != (event.table.ring_version > ring_version):
                 wrong = f"{event.call} of {event.incarnation} and the ring_version don't agree on whether it changes"
             slots, ring_version = now, event.table.ring_version
+            if event.call == "join":
+                spares.add(event.incarnation)
+            elif event.call == "leave":
+                spares.discard(event.incarnation)
+            spares.difference_update(slots.values())
         if wrong:
             facts.report("table", event.seq, wrong)
             return
@@ -52,7 +58,7 @@ def _change(event: h.TableCall, before: Slots, after: Slots, slots_max: int) -> 
     return ""
 
 
-def _beat(event: h.Beaten, slots: Slots, ring_version: int, counters: dict[str, int]) -> str:
+def _beat(event: h.Beaten, slots: Slots, spares: set[str], ring_version: int, counters: dict[str, int]) -> str:
     """What is wrong with the answer to a beat; notes its count."""
     reply, who = event.reply, event.process
     beat = reply.beats.get(who)
@@ -61,6 +67,8 @@ def _beat(event: h.Beaten, slots: Slots, ring_version: int, counters: dict[str, 
     counters[who] = beat.counter
     if reply.listed != (who in slots.values()):
         return f"{who} is told that it is {'' if reply.listed else 'not '}listed"
+    if reply.waits != (who in spares):
+        return f"{who} is told that it {'waits' if reply.waits else 'does not wait'} for a slot"
     told = _slots(reply.table) if reply.table is not None else None
     if reply.ring_version != ring_version or told != (slots if event.known != ring_version else None):
         return f"{who} is told of another table than the one that is stored, or not told of it"
