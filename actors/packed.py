@@ -7,8 +7,9 @@ somebody asks for one.
 
 Where the turns are: ``_chunks`` holds their records one after the other, ``_places`` where each begins (chunk and
 offset), ``_digests`` eight bytes of each turn id, in which a known id is found at the speed of a search through bytes.
-All three are of types that the collector doesn't track: bytes, tuples of bytes (an ``array`` and a list are tracked).
-The format is this module's own and never leaves the process.
+A place stays what it was when older turns are dropped: ``_chunks_gone`` and ``_bytes_gone`` (of what is the first chunk
+now) say what is missing before the rest. All three are of types that the collector doesn't track: bytes, tuples of
+bytes (an ``array`` and a list are tracked). The format is this module's own and never leaves the process.
 """
 
 from __future__ import annotations
@@ -33,17 +34,27 @@ _RAW: Final = 16
 
 
 class PackedTurns(Sequence[Turn]):
-    """Turns from turn_seq 1 on, without a gap. Each access makes a new :class:`Turn`, equal to the one added.
+    """Turns of one session, without a gap. Each access makes a new :class:`Turn`, equal to the one added.
 
-    May be read in another thread while a turn is added: what was there stays where it is.
+    May be read in another thread while a turn is added: what was there stays where it is. Not while turns are dropped:
+    whoever reads then has a :meth:`copy`.
     """
 
-    __slots__ = ("_chunks", "_digests", "_places")
+    __slots__ = ("_bytes_gone", "_chunks", "_chunks_gone", "_digests", "_places", "dropped")
 
     def __init__(self) -> None:
+        self.dropped = 0
+        """How many turns of the session are before these."""
         self._chunks: tuple[bytes, ...] = ()
         self._places = bytearray()
         self._digests = bytearray()
+        self._chunks_gone = 0
+        self._bytes_gone = 0
+
+    @property
+    def turn_seq(self) -> int:
+        """That of the last; 0 if there is none."""
+        return self.dropped + len(self)
 
     def __len__(self) -> int:
         return len(self._digests) // _DIGEST.size
@@ -75,19 +86,45 @@ class PackedTurns(Sequence[Turn]):
                 return self._turn(at // _DIGEST.size)
         return None
 
+    def copy(self) -> PackedTurns:
+        """What is here now. Costs the copying of 16 bytes a turn; the records are shared."""
+        other = PackedTurns()
+        other.dropped, other._chunks = self.dropped, self._chunks
+        other._places, other._digests = self._places[:], self._digests[:]
+        other._chunks_gone, other._bytes_gone = self._chunks_gone, self._bytes_gone
+        return other
+
+    def drop(self, count: int) -> int:
+        """Forget the ``count`` oldest, which mustn't be all; the bytes that they took."""
+        assert 0 < count < len(self)
+        chunk, begin = _PLACE.unpack_from(self._places, count * _PLACE.size)
+        gone = chunk - self._chunks_gone
+        cut = begin if gone else begin - self._bytes_gone
+        size_bytes: int = sum(map(len, self._chunks[:gone])) + cut + count * (_PLACE.size + _DIGEST.size)
+        self._chunks = (self._chunks[gone][cut:], *self._chunks[gone + 1 :])
+        self._chunks_gone, self._bytes_gone = chunk, begin
+        del self._places[: count * _PLACE.size]
+        del self._digests[: count * _DIGEST.size]
+        self.dropped += count
+        return size_bytes
+
     def add(self, turns: Sequence[Turn]) -> int:
         """Put them after the last; the bytes that they take."""
+        if turns and not len(self):
+            self.dropped = turns[0].turn_seq - 1
         before = self._bytes_beside_records()
         size_bytes = 0
         chunks, open_ = list(self._chunks[:-1]), list(self._chunks[-1:])
         filled = len(open_[0]) if open_ else 0
+        if not chunks:
+            filled += self._bytes_gone
         for turn in turns:
-            assert turn.turn_seq == len(self) + 1
+            assert turn.turn_seq == self.turn_seq + 1
             record = _record(turn)
             if open_ and filled + len(record) > CHUNK_BYTES:
                 chunks.append(b"".join(open_))
                 open_, filled = [], 0
-            self._places += _PLACE.pack(len(chunks), filled)
+            self._places += _PLACE.pack(self._chunks_gone + len(chunks), filled)
             self._digests += _digest(turn.turn_id)
             open_.append(record)
             filled += len(record)
@@ -100,7 +137,8 @@ class PackedTurns(Sequence[Turn]):
 
     def _place(self, at: int) -> tuple[bytes, int]:
         chunk, offset = _PLACE.unpack_from(self._places, at * _PLACE.size)
-        return self._chunks[chunk], offset
+        chunk -= self._chunks_gone
+        return self._chunks[chunk], offset if chunk else offset - self._bytes_gone
 
     def _turn(self, at: int) -> Turn:
         chunk, offset = self._place(at)
@@ -111,7 +149,7 @@ class PackedTurns(Sequence[Turn]):
             texts.append(chunk[begin : begin + length])
             begin += length
         return Turn(
-            at + 1,
+            self.dropped + at + 1,
             texts[0].decode(),
             texts[1].hex() if fingerprint == _RAW else texts[1].decode(),
             texts[2].decode(),

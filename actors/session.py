@@ -36,7 +36,7 @@ from actors.standing import Standing, read_disconnects
 from actors.stores.base import Deleted, Fenced, Granted, Held, Regressed
 from actors.ticket import Elsewhere, Ticket
 from actors.transcript import Transcript
-from actors.turn import Committed, Contradicted, Lost, Refused, TurnRunner, Unknown
+from actors.turn import Committed, Contradicted, Lost, Recorded, Refused, TurnRunner, Unknown
 
 log = logging.getLogger("rehydra.session")
 
@@ -60,7 +60,7 @@ class Activation:
         self.mailbox: Mailbox[Ticket] = Mailbox(home.settings.session.mailbox_max)
         self.running: Ticket | None = None
         self.task: asyncio.Task[None] | None = None
-        self.transcript = Transcript(home.resized)
+        self.transcript = Transcript(home.resized, home.window)
         self.last_used = 0.0
         self.step_since = 0.0
         """When its task began to do what it does now (the loop's time): claim the lease, or run a turn."""
@@ -83,16 +83,16 @@ class Activation:
             return SessionDeleted()
         if (known := self._known(request)) is not None:
             return known
-        ticket = self._pending(request.turn_id)
-        if ticket is not None:
+        if (ticket := self._pending(request.turn_id)) is not None:
             if ticket.request.fingerprint != request.fingerprint:
-                return KeyMismatch(outcome=Outcome.NOT_DONE)
+                return KeyMismatch(outcome=self.transcript.absent)
             if ticket.attached >= self._home.settings.session.attachments_max:
                 return MailboxFull("Too many requests wait for this turn.", outcome=Outcome.UNKNOWN, retry_after_s=1)
             return ticket
         ticket = Ticket(request, self)
         if not self.mailbox.offer(request.turn_id, ticket):
-            return MailboxFull(f"{len(self.mailbox)} messages of this session are waiting already.", retry_after_s=1)
+            told = f"{len(self.mailbox)} messages are waiting already."
+            return MailboxFull(told, outcome=self.transcript.absent, retry_after_s=1)
         self.wake()
         return ticket
 
@@ -245,6 +245,9 @@ class Activation:
                 done = Done(turn, replayed=False, residence=self.residence)
                 self.transcript.append(turn, state)
                 self._answer(ticket, done)
+            case Recorded(turn):
+                ticket.void(self)  # What this attempt has streamed isn't the reply.
+                self._answer(ticket, Done(turn, replayed=True, residence=self.residence))
             case Refused(problem):
                 self._answer(ticket, problem)
             case Unknown(problem):
@@ -274,7 +277,7 @@ class Activation:
         if isinstance(answer, Fenced):
             await self._fenced(ticket, answer)
         elif isinstance(answer, Regressed):
-            mine = len(self.transcript)
+            mine = self.transcript.turn_seq
             self._home.regressed(self.key, mine, answer.turn_seq, told=ticket.attached > 0)
             self._start_over(Reason.REGRESSED, [])
             ticket.finish(StateRegressed.of(mine, answer.turn_seq))
@@ -391,7 +394,7 @@ class Activation:
         """Whether deltas of the running turn may go out; see :meth:`Standing.may_speak`."""
         if self.phase is not Phase.READY or self._standing is None:
             return False
-        return await self._standing.may_speak(len(self.transcript), self.transcript.last_turn_id)
+        return await self._standing.may_speak(self.transcript.turn_seq, self.transcript.last_turn_id)
 
     def _move(self, event: Event) -> None:
         self.phase = after(self.phase, event)

@@ -33,9 +33,9 @@ class Standing:
         placement = self._home.placement
         return placement.trusted() and placement.lapses == self._lapses
 
-    async def confirm(self, turn_seq: int, last_turn_id: str, running: str = "") -> CheckAnswer:
-        """Ask the store whether the lease stands, after this host's own beats are accepted again. ``running`` as in
-        the store's ``check``.
+    async def confirm(self, turn_seq: int, last_turn_id: str, running: str = "", refused: str = "") -> CheckAnswer:
+        """Ask the store whether the lease stands, after this host's own beats are accepted again. ``running`` and
+        ``refused`` as in the store's ``check``.
 
         The order matters: an Ok that is asked for after the beats were accepted again holds for ``beat_ttl_s``, since
         nobody calls a host dead whose beat is younger than that. StoreUnavailable if it stays unknown.
@@ -49,7 +49,7 @@ class Standing:
             raise StoreUnavailable("This host's beats are not accepted.") from None
         lapses = home.placement.lapses
         answer = await until_known(
-            lambda: home.store.check(self._key, self.lease, turn_seq, last_turn_id, running), patience_s
+            lambda: home.store.check(self._key, self.lease, turn_seq, last_turn_id, running, refused), patience_s
         )
         if isinstance(answer, Ok):
             self._lapses = lapses

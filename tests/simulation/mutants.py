@@ -33,6 +33,7 @@ from tests.simulation.mutant import (
 from tests.simulation.mutant import one as _one
 from tests.simulation.mutants_members import MEMBERSHIP
 from tests.simulation.mutants_moves import MOVES
+from tests.simulation.mutants_windows import WINDOWS
 
 MUTANTS: Final = (
     # --- the store: who may write ---------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ MUTANTS: Final = (
     _one(
         "not_done without asking the store",
         TURN,
-        "            answer = await self._confirm()\n",
+        "            answer = await self._confirm(refused=request.turn_id)\n",
         "            answer: object = Ok()\n",
     ),
     _one(
@@ -257,13 +258,13 @@ MUTANTS: Final = (
         SESSION,
         "        if self._tombstone:\n            return SessionDeleted()\n",
         "        if self._tombstone:\n            return SessionDeleted()\n"
-        "        if request.if_match is not None and self.phase is Phase.READY and request.if_match != len(self.transcript):\n"
-        "            from actors.errors import PreconditionFailed\n            return PreconditionFailed(turn_seq=len(self.transcript))\n",
+        "        if request.if_match is not None and self.phase is Phase.READY and request.if_match != self.transcript.turn_seq:\n"
+        "            from actors.errors import PreconditionFailed\n            return PreconditionFailed(turn_seq=self.transcript.turn_seq)\n",
     ),
     _one(
         "If-Match is ignored",
         TURN,
-        "        if request.if_match is not None and request.if_match != len(turns):",
+        "        if request.if_match is not None and request.if_match != turns.turn_seq:",
         "        if False:",
     ),
     _one(
@@ -319,13 +320,13 @@ MUTANTS: Final = (
     _one(
         "any answer but Fenced counts as committed",
         TURN,
-        "            case Mismatch() | Replayed() | Ahead():\n                return Contradicted()\n            case _:\n                return Lost(answer)\n",
+        "            case Mismatch() | Ahead():\n                return Contradicted()\n            case _:\n                return self._instead(request, answer)\n",
         "            case Fenced():\n                return Lost(answer)\n            case _:\n                return self._committed(turn, state)\n",
     ),
     _one(
         "a fenced host answers all the same",
         TURN,
-        "            case _:\n                return Lost(answer)\n",
+        "            case _:\n                return self._instead(request, answer)\n",
         "            case _:\n                return self._committed(turn, state)\n",
     ),
     _one(
@@ -527,4 +528,5 @@ MUTANTS: Final = (
     ),
     *MEMBERSHIP,
     *MOVES,
+    *WINDOWS,
 )
