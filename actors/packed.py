@@ -5,11 +5,11 @@ all there is. Most turns in memory are never looked at: an agent reads some of t
 its own. So they are kept as bytes, which the collector doesn't see, and made into a :class:`~actors.model.Turn` when
 somebody asks for one.
 
-Where the turns are: ``_chunks`` holds their records one after the other, ``_places`` where each begins (chunk and
-offset), ``_digests`` eight bytes of each turn id, in which a known id is found at the speed of a search through bytes.
-A place stays what it was when older turns are dropped: ``_chunks_gone`` and ``_bytes_gone`` (of what is the first chunk
-now) say what is missing before the rest. All three are of types that the collector doesn't track: bytes, tuples of
-bytes (an ``array`` and a list are tracked). The format is this module's own and never leaves the process.
+Where the turns are: ``_chunks`` holds their records one after the other; ``_rows`` has for each turn four bytes of the
+hash of its id, by which a known one is found at the speed of a search through bytes, and the place of its record (chunk
+and offset). A place stays what it was when older turns are dropped: ``_chunks_gone`` and ``_bytes_gone`` (of what is the
+first chunk now) say what is missing before the rest. All of it is of types that the collector doesn't track: bytes,
+tuples of bytes (an ``array`` and a list are tracked). The format is this module's own and never leaves the process.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ CHUNK_BYTES: Final = 16_384
 
 _HEAD: Final = Struct("<qqIIIHB")
 """epoch, committed_ms; bytes of message, reply, metadata (0: none), turn id, fingerprint."""
-_DIGEST: Final = Struct("<q")
-_PLACE: Final = Struct("<II")
+_DIGEST: Final = Struct("<I")
+_ROW: Final = Struct("<IIH")
+"""digest; chunk and offset in it, which is never above CHUNK_BYTES."""
 _RAW: Final = 16
 """Bytes of a fingerprint of 32 hexadecimal digits, as all are that clients' messages get. Longer ones: as written."""
+_FORMS: Final = (("k:", 32), ("r:", 32), ("k:", 36), ("r:", 36))
+"""Turn ids that are kept as 17 bytes, the first of which is the index here: 32 hexadecimal digits, or a UUID, behind
+their namespace. No other id begins with so small a byte."""
+_FORM_OF: Final = {(prefix, length + len(prefix)): form for form, (prefix, length) in enumerate(_FORMS)}
 
 
 class PackedTurns(Sequence[Turn]):
@@ -40,14 +45,13 @@ class PackedTurns(Sequence[Turn]):
     whoever reads then has a :meth:`copy`.
     """
 
-    __slots__ = ("_bytes_gone", "_chunks", "_chunks_gone", "_digests", "_places", "dropped")
+    __slots__ = ("_bytes_gone", "_chunks", "_chunks_gone", "_rows", "dropped")
 
     def __init__(self) -> None:
         self.dropped = 0
         """How many turns of the session are before these."""
         self._chunks: tuple[bytes, ...] = ()
-        self._places = bytearray()
-        self._digests = bytearray()
+        self._rows = bytearray()
         self._chunks_gone = 0
         self._bytes_gone = 0
 
@@ -57,7 +61,7 @@ class PackedTurns(Sequence[Turn]):
         return self.dropped + len(self)
 
     def __len__(self) -> int:
-        return len(self._digests) // _DIGEST.size
+        return len(self._rows) // _ROW.size
 
     @overload
     def __getitem__(self, at: int) -> Turn: ...
@@ -75,36 +79,35 @@ class PackedTurns(Sequence[Turn]):
         chunk, offset = self._place(range(len(self))[at])
         length = _HEAD.unpack_from(chunk, offset)[5]
         begin = offset + _HEAD.size
-        return chunk[begin : begin + length].decode()
+        return _written_id(chunk[begin : begin + length])
 
     def find(self, turn_id: str) -> Turn | None:
         """The turn under that id."""
-        digest, at = _digest(turn_id), -1
-        while (at := self._digests.find(digest, at + 1)) >= 0:
-            # It may begin in the middle of one digest, or be that of another id.
-            if at % _DIGEST.size == 0 and self.turn_id(at // _DIGEST.size) == turn_id:
-                return self._turn(at // _DIGEST.size)
+        digest, at = _DIGEST.pack(_digest(turn_id)), -1
+        while (at := self._rows.find(digest, at + 1)) >= 0:
+            # It may be anything else in a row, or the digest of another id.
+            row, beside = divmod(at, _ROW.size)
+            if not beside and self.turn_id(row) == turn_id:
+                return self._turn(row)
         return None
 
     def copy(self) -> PackedTurns:
-        """What is here now. Costs the copying of 16 bytes a turn; the records are shared."""
+        """What is here now. Costs the copying of 10 bytes a turn; the records are shared."""
         other = PackedTurns()
-        other.dropped, other._chunks = self.dropped, self._chunks
-        other._places, other._digests = self._places[:], self._digests[:]
+        other.dropped, other._chunks, other._rows = self.dropped, self._chunks, self._rows[:]
         other._chunks_gone, other._bytes_gone = self._chunks_gone, self._bytes_gone
         return other
 
     def drop(self, count: int) -> int:
         """Forget the ``count`` oldest, which mustn't be all; the bytes that they took."""
         assert 0 < count < len(self)
-        chunk, begin = _PLACE.unpack_from(self._places, count * _PLACE.size)
+        _, chunk, begin = _ROW.unpack_from(self._rows, count * _ROW.size)
         gone = chunk - self._chunks_gone
         cut = begin if gone else begin - self._bytes_gone
-        size_bytes: int = sum(map(len, self._chunks[:gone])) + cut + count * (_PLACE.size + _DIGEST.size)
+        size_bytes: int = sum(map(len, self._chunks[:gone])) + cut + count * _ROW.size
         self._chunks = (self._chunks[gone][cut:], *self._chunks[gone + 1 :])
         self._chunks_gone, self._bytes_gone = chunk, begin
-        del self._places[: count * _PLACE.size]
-        del self._digests[: count * _DIGEST.size]
+        del self._rows[: count * _ROW.size]
         self.dropped += count
         return size_bytes
 
@@ -112,8 +115,7 @@ class PackedTurns(Sequence[Turn]):
         """Put them after the last; the bytes that they take."""
         if turns and not len(self):
             self.dropped = turns[0].turn_seq - 1
-        before = self._bytes_beside_records()
-        size_bytes = 0
+        size_bytes = len(turns) * _ROW.size
         chunks, open_ = list(self._chunks[:-1]), list(self._chunks[-1:])
         filled = len(open_[0]) if open_ else 0
         if not chunks:
@@ -124,19 +126,15 @@ class PackedTurns(Sequence[Turn]):
             if open_ and filled + len(record) > CHUNK_BYTES:
                 chunks.append(b"".join(open_))
                 open_, filled = [], 0
-            self._places += _PLACE.pack(self._chunks_gone + len(chunks), filled)
-            self._digests += _digest(turn.turn_id)
+            self._rows += _ROW.pack(_digest(turn.turn_id), self._chunks_gone + len(chunks), filled)
             open_.append(record)
             filled += len(record)
             size_bytes += len(record)
         self._chunks = (*chunks, b"".join(open_)) if open_ else tuple(chunks)
-        return size_bytes + self._bytes_beside_records() - before
-
-    def _bytes_beside_records(self) -> int:
-        return len(self._digests) + len(self._places)
+        return size_bytes
 
     def _place(self, at: int) -> tuple[bytes, int]:
-        chunk, offset = _PLACE.unpack_from(self._places, at * _PLACE.size)
+        _, chunk, offset = _ROW.unpack_from(self._rows, at * _ROW.size)
         chunk -= self._chunks_gone
         return self._chunks[chunk], offset if chunk else offset - self._bytes_gone
 
@@ -150,7 +148,7 @@ class PackedTurns(Sequence[Turn]):
             begin += length
         return Turn(
             self.dropped + at + 1,
-            texts[0].decode(),
+            _written_id(texts[0]),
             texts[1].hex() if fingerprint == _RAW else texts[1].decode(),
             texts[2].decode(),
             texts[3].decode(),
@@ -160,14 +158,14 @@ class PackedTurns(Sequence[Turn]):
         )
 
 
-def _digest(turn_id: str) -> bytes:
-    """Python's own hash: random for each process, so that nobody can choose ids of one digest."""
-    return _DIGEST.pack(hash(turn_id))
+def _digest(turn_id: str) -> int:
+    """Of Python's own hash: random for each process, so that nobody can choose ids of one digest."""
+    return hash(turn_id) & 0xFFFF_FFFF
 
 
 def _record(turn: Turn) -> bytes:
     texts = (
-        turn.turn_id.encode(),
+        _packed_id(turn.turn_id),
         _packed_fingerprint(turn.fingerprint),
         turn.message.encode(),
         turn.reply.encode(),
@@ -176,6 +174,32 @@ def _record(turn: Turn) -> bytes:
     turn_id, fingerprint, message, reply, metadata = map(len, texts)
     head = _HEAD.pack(turn.epoch, turn.committed_ms, message, reply, metadata, turn_id, fingerprint)
     return b"".join((head, *texts))
+
+
+def _packed_id(turn_id: str) -> bytes:
+    """As short as can be; :func:`_written_id` is the way back."""
+    form = _FORM_OF.get((turn_id[:2], len(turn_id)))
+    if form is not None:
+        try:
+            packed = bytes((form,)) + bytes.fromhex(turn_id[2:].replace("-", ""))
+        except ValueError:
+            packed = b""
+        # Capitals, or dashes in other places, would come back as something else.
+        if len(packed) == 1 + _RAW and _written_id(packed) == turn_id:
+            return packed
+    written = turn_id.encode()
+    assert written[0] >= len(_FORMS), turn_id
+    return written
+
+
+def _written_id(packed: bytes) -> str:
+    if packed[0] >= len(_FORMS):
+        return packed.decode()
+    prefix, length = _FORMS[packed[0]]
+    digits = packed[1:].hex()
+    if length == len(digits):
+        return prefix + digits
+    return f"{prefix}{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _packed_fingerprint(fingerprint: str) -> bytes:

@@ -48,7 +48,7 @@ class Activation:
     """One session in memory, from claim to GONE."""
 
     __slots__ = (
-        "_home", "_runner", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key", "last_used",
+        "_home", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key", "last_used",
         "mailbox", "named_by", "phase", "reason", "running", "step_since", "task", "transcript",
     )  # fmt: skip
 
@@ -69,7 +69,6 @@ class Activation:
         self.batch_until = 0.0
         """Until when a claim waits for the lease of the host that handed a batch over; 0 = it doesn't."""
         self._standing: Standing | None = None
-        self._runner: TurnRunner | None = None
         self._unanswered_fresh = True
         self._tombstone = False
 
@@ -217,8 +216,7 @@ class Activation:
 
     def _load(self, grant: Granted, lapses: int) -> None:
         self._move(Event.GRANTED)
-        self._standing = Standing(self._home, self.key, grant.lease, lapses)
-        self._runner = TurnRunner(self._home, self.key, self._standing, self.transcript, grant)
+        self._standing = Standing(self._home, self.key, grant, lapses)
         self.transcript.load(grant.checkpoint)
         epoch = grant.lease.epoch
         self.mailbox.keep(lambda ticket: ticket.handed_over in (0, epoch) or ticket.attached > 0)
@@ -238,8 +236,8 @@ class Activation:
             # Queued before the claim told us the log: a repeat of a turn that an earlier holder committed.
             self._answer(ticket, known)
             return
-        assert self._runner is not None, self.phase
-        came_to = await self._runner.run(ticket)
+        assert self._standing is not None, self.phase
+        came_to = await TurnRunner(self._home, self.key, self._standing, self.transcript).run(ticket)
         match came_to:
             case Committed(turn, state):
                 done = Done(turn, replayed=False, residence=self.residence)

@@ -10,20 +10,23 @@ import asyncio
 
 from actors.errors import StoreUnavailable
 from actors.home import Home
-from actors.model import Lease, SessionKey
+from actors.model import SessionKey
 from actors.patience import until_known
-from actors.stores.base import CheckAnswer, Ok
+from actors.stores.base import CheckAnswer, Granted, Ok
 
 
 class Standing:
     """One lease and this host's right to speak under it. ``lapses``: the placement's count when it was claimed."""
 
-    __slots__ = ("_home", "_key", "_lapses", "_silenced", "lease")
+    __slots__ = ("_home", "_key", "_lapses", "_silenced", "lease", "suspects", "takeovers")
 
-    def __init__(self, home: Home, key: SessionKey, lease: Lease, lapses: int) -> None:
+    def __init__(self, home: Home, key: SessionKey, grant: Granted, lapses: int) -> None:
         self._home = home
         self._key = key
-        self.lease = lease
+        self.lease = grant.lease
+        self.takeovers = grant.takeovers
+        """How many holders in a row have stopped, up to this one; none as soon as a turn is committed."""
+        self.suspects = grant.suspects
         self._lapses = lapses
         self._silenced = False
 

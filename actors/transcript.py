@@ -23,17 +23,20 @@ class Transcript(PackedTurns):
     """The turns of one session, in order; the last ``window`` of them, unless None. ``resized`` is told of every change
     of ``size_bytes``."""
 
-    __slots__ = ("_resized", "_window", "log_bytes", "size_bytes", "state")
+    __slots__ = ("_resized", "_window", "size_bytes", "state")
 
     def __init__(self, resized: Callable[[int], None], window: int | None) -> None:
         super().__init__()
         self._resized = resized
         self._window = window
         self.state = b""
-        self.log_bytes = 0
-        """Of the turns that are here, and the state."""
         self.size_bytes = 0
         """Of the whole session in memory, an estimate; 0 until it is loaded."""
+
+    @property
+    def log_bytes(self) -> int:
+        """Of the turns that are here, and the state, once it is loaded."""
+        return self.size_bytes - SESSION_OVERHEAD_BYTES
 
     @property
     def last_turn_id(self) -> str:
@@ -49,7 +52,7 @@ class Transcript(PackedTurns):
         """Begin with what the store had at the claim."""
         assert not len(self)
         self.state = checkpoint.state
-        self._grow(len(self.state) + self.add(checkpoint.turns))
+        self._grow(SESSION_OVERHEAD_BYTES + len(self.state) + self.add(checkpoint.turns))
 
     def past(self) -> Sequence[Turn]:
         """The turns for an agent, which may read them in another thread, and may go on when it was given up."""
@@ -66,6 +69,5 @@ class Transcript(PackedTurns):
         self._grow(delta_bytes)
 
     def _grow(self, delta_bytes: int) -> None:
-        self.log_bytes += delta_bytes
-        before, self.size_bytes = self.size_bytes, SESSION_OVERHEAD_BYTES + self.log_bytes
-        self._resized(self.size_bytes - before)
+        self.size_bytes += delta_bytes
+        self._resized(delta_bytes)

@@ -36,7 +36,6 @@ from actors.stores.base import (
     CheckAnswer,
     Deleted,
     Fenced,
-    Granted,
     Mismatch,
     Ok,
     Regressed,
@@ -96,17 +95,15 @@ CameTo = Committed | Recorded | Refused | Unknown | Contradicted | Lost
 
 
 class TurnRunner:
-    """Runs the turns of one activation, one at a time. ``takeovers``: how many holders in a row have stopped."""
+    """Runs one turn of an activation; made for it, because sessions that idle in memory need none."""
 
-    __slots__ = ("_home", "_key", "_standing", "_suspects", "_transcript", "takeovers")
+    __slots__ = ("_home", "_key", "_standing", "_transcript")
 
-    def __init__(self, home: Home, key: SessionKey, standing: Standing, transcript: Transcript, grant: Granted) -> None:
+    def __init__(self, home: Home, key: SessionKey, standing: Standing, transcript: Transcript) -> None:
         self._home = home
         self._key = key
         self._standing = standing
         self._transcript = transcript
-        self.takeovers = grant.takeovers
-        self._suspects = grant.suspects
 
     async def run(self, ticket: Ticket) -> CameTo:
         """Have the agent answer the ticket's message, and commit the turn."""
@@ -116,13 +113,13 @@ class TurnRunner:
         if (size_bytes := turns.log_bytes) >= self._home.settings.session.log_bytes_max:
             # It is loaded at once, whole or its window: what grew for ever could one day not be loaded any more.
             return await self._refuse(request, SessionFull(f"{len(turns)} turns have {size_bytes} bytes."))
-        if self.takeovers and (end := await self._look_out(request)) is not None:
+        if self._standing.takeovers and (end := await self._look_out(request)) is not None:
             return end
         home = self._home
         ticket.begin(self._standing.lease.epoch)
         conversation = Conversation(
             self._key, turns.past(), turns.state, request.message, request.metadata, request.turn_id,
-            self.takeovers + ticket.restarts + 1,
+            self._standing.takeovers + ticket.restarts + 1,
         )  # fmt: skip
         try:
             reply, state = await run_attempt(home.agent, conversation, ticket.say, home.settings.agent, home.threads)
@@ -140,13 +137,11 @@ class TurnRunner:
         and isn't counted. Nor is that of a host in which the turn only waited. None: run it.
         """
         limits, turn_id = self._home.settings.session, request.turn_id
-        strikes = self._suspects.count(turn_id)
-        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:
-            log.error("poison turn", extra={"session": str(self._key), "turn_id": turn_id, "takeovers": self.takeovers})
-            return await self._refuse(
-                request, PoisonTurn(f"{self.takeovers} hosts stopped while they ran this session.")
-            )
-        if strikes and self.takeovers >= SUSPECT_STRIKES:
+        takeovers, strikes = self._standing.takeovers, self._standing.suspects.count(turn_id)
+        if strikes >= max(1, limits.takeovers_max - 1) and takeovers >= limits.takeovers_max:
+            log.error("poison turn", extra={"session": str(self._key), "turn_id": turn_id, "takeovers": takeovers})
+            return await self._refuse(request, PoisonTurn(f"{takeovers} hosts stopped while they ran this session."))
+        if strikes and takeovers >= SUSPECT_STRIKES:
             # The edge repeats at once: without a pause one turn could take every host before the first is back.
             await asyncio.sleep(limits.suspect_pause_s)
         try:
@@ -187,7 +182,7 @@ class TurnRunner:
                 return self._instead(request, answer)
 
     def _committed(self, turn: Turn, state: bytes | None) -> Committed:
-        self.takeovers = 0
+        self._standing.takeovers = 0
         return Committed(turn, state)
 
     async def _refuse(self, request: TurnRequest, problem: RehydraError) -> CameTo:

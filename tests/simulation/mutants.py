@@ -198,8 +198,8 @@ MUTANTS: Final = (
         (
             (
                 SESSION,
-                "        came_to = await self._runner.run(ticket)\n",
-                "        came_to = await self._runner.run(ticket, lambda turn: self._answer(ticket, Done(turn, False, self.residence)))\n",
+                "self.transcript).run(ticket)\n",
+                "self.transcript).run(ticket, lambda turn: self._answer(ticket, Done(turn, False, self.residence)))\n",
             ),
             (
                 TURN,
@@ -288,22 +288,22 @@ MUTANTS: Final = (
     _one(
         "a poison turn is run for ever",
         TURN,
-        "        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:\n",
+        "        if strikes >= max(1, limits.takeovers_max - 1) and takeovers >= limits.takeovers_max:\n",
         "        if False:\n",
     ),
     _one(
         "poison is whoever comes first",
         TURN,
-        "        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:\n",
-        "        if self.takeovers >= limits.takeovers_max:\n",
+        "        if strikes >= max(1, limits.takeovers_max - 1) and takeovers >= limits.takeovers_max:\n",
+        "        if takeovers >= limits.takeovers_max:\n",
     ),
     _one(
         "poison is who was there once",
         TURN,
-        "        strikes = self._suspects.count(turn_id)\n",
-        "        strikes = 9 * self._suspects.count(turn_id)\n",
+        "self._standing.suspects.count(turn_id)\n",
+        "9 * self._standing.suspects.count(turn_id)\n",
     ),
-    _one("takeovers in memory are not reset", TURN, "        self.takeovers = 0\n", ""),
+    _one("takeovers in memory are not reset", TURN, "        self._standing.takeovers = 0\n", ""),
     _one(
         "the running turn is not noted",
         TURN,
@@ -450,8 +450,8 @@ MUTANTS: Final = (
     _one(
         "newest first",
         "actors/mailbox.py",
-        "        return self._waiting.pop(next(iter(self._waiting)))",
-        "        return self._waiting.pop(next(reversed(self._waiting)))",
+        "        entry = self._waiting.pop(next(iter(self._waiting)))",
+        "        entry = self._waiting.pop(next(reversed(self._waiting)))",
     ),
     _one(
         "a turn that was handed over is called not done",

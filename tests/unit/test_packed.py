@@ -96,7 +96,7 @@ def test_what_is_left_after_drops_is_what_a_list_would_have(steps: list[tuple[in
             n > kept.dropped for n in range(1, last + 1)
         ]
         assert sum(map(len, kept._chunks)) == sum(len(packed._record(turn)) for turn in model)
-        assert size_bytes == sum(map(len, kept._chunks)) + 16 * len(model)
+        assert size_bytes == sum(map(len, kept._chunks)) + 10 * len(model)
 
 
 def test_turns_may_begin_later_than_with_the_first() -> None:
@@ -128,21 +128,48 @@ def test_no_place_grows_for_ever_in_a_window_of_one_turn() -> None:
 
 
 def test_ids_of_one_digest_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_digest", lambda _: b"\x00" * 8)
+    monkeypatch.setattr(packed, "_digest", lambda _: 0)
     kept, turns = PackedTurns(), made(30)
     kept.add(turns)
     assert [kept.find(turn.turn_id) for turn in turns] == turns
     assert kept.find("k:30") is None
 
 
-def test_a_digest_that_lies_across_two_others_is_not_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    digests = {"k:0": b"aaaabbbb", "k:1": b"ccccdddd", "k:2": b"bbbbcccc"}
+def test_a_place_that_looks_like_a_digest_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = {"k:0": 0x01010101, "k:1": 0x02020202, "k:2": 0}
     monkeypatch.setattr(packed, "_digest", digests.__getitem__)
     kept, turns = PackedTurns(), made(3)
     kept.add(turns[:2])
+    assert digests["k:2"].to_bytes(4) in kept._rows, "the number of the first chunk"
     assert kept.find("k:2") is None
     kept.add(turns[2:])
     assert kept.find("k:2") == turns[2]
+
+
+UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+@pytest.mark.parametrize("prefix", ["k:", "r:"])
+@pytest.mark.parametrize("written", [UUID, UUID.replace("-", "")])
+def test_a_uuid_is_kept_in_17_bytes_and_comes_out_as_it_was(prefix: str, written: str) -> None:
+    kept = PackedTurns()
+    kept.add([Turn(1, turn_id := prefix + written, "", "m", "r")])
+    assert len(packed._packed_id(turn_id)) == 17
+    assert kept.turn_id(0) == kept[0].turn_id == turn_id and kept.find(turn_id) == kept[0]
+
+
+@pytest.mark.parametrize(
+    "turn_id",
+    [
+        *("k:" + UUID.upper(), "k:" + UUID.replace("-", "").upper(), "d:" + UUID, UUID, "k:" + UUID[:-1]),
+        *("k:" + UUID.replace("-", "_"), "k:" + UUID[:-1] + "g", "k:" + UUID.replace("-", "")[:-2] + "  "),
+        *("k:" + "0" * 36, "k:" + "-" * 36, "k:" + "-" * 4 + UUID.replace("-", ""), "k", "k:", "k:" + "é" * 16),
+    ],
+)
+def test_an_id_that_is_nearly_a_uuid_comes_out_as_it_was(turn_id: str) -> None:
+    kept = PackedTurns()
+    kept.add([Turn(1, turn_id, "", "m", "r")])
+    assert kept.turn_id(0) == turn_id and kept.find(turn_id) is not None
 
 
 def test_an_index_out_of_range_is_an_error() -> None:
@@ -161,4 +188,4 @@ def test_the_garbage_collector_sees_one_object_however_many_turns_there_are() ->
     kept.add(made(2_000, 100))
     gc.collect()
     parts = [part for part in gc.get_referents(kept) if part is not PackedTurns]
-    assert len(parts) == 6 and not any(map(gc.is_tracked, parts))
+    assert len(parts) == 5 and not any(map(gc.is_tracked, parts))
