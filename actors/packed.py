@@ -7,8 +7,8 @@ somebody asks for one.
 
 Where the turns are: ``_chunks`` holds their records one after the other; ``_rows`` has for each turn four bytes of the
 hash of its id, by which a known one is found at the speed of a search through bytes, and the place of its record (chunk
-and offset). A place stays what it was when older turns are dropped: ``_chunks_gone`` and ``_bytes_gone`` (of what is the
-first chunk now) say what is missing before the rest. All of it is of types that the collector doesn't track: bytes,
+and offset). A place stays what it was when older turns are dropped: ``_chunks_gone`` and ``_bytes_gone`` (of what is
+the first chunk now) say what is missing before the rest. All of it is of types that the collector doesn't track: bytes,
 tuples of bytes (an ``array`` and a list are tracked). The format is this module's own and never leaves the process.
 """
 
@@ -25,8 +25,10 @@ from actors.model import Turn
 CHUNK_BYTES: Final = 16_384
 """A record is added by copying the last chunk; a longer record has a chunk of its own."""
 
-_HEAD: Final = Struct("<qqIIIHB")
-"""epoch, committed_ms; bytes of message, reply, metadata (0: none), turn id, fingerprint."""
+_HEAD: Final = Struct("<qqIIB")
+"""epoch, committed_ms; bytes of message and reply; whether the other lengths are ``_USUAL``."""
+_MORE: Final = Struct("<HBI")
+"""The others, where they aren't: bytes of turn id, fingerprint, metadata (0: none)."""
 _DIGEST: Final = Struct("<I")
 _ROW: Final = Struct("<IIH")
 """digest; chunk and offset in it, which is never above CHUNK_BYTES."""
@@ -35,6 +37,8 @@ _RAW: Final = 16
 _FORMS: Final = (("k:", 32), ("r:", 32), ("k:", 36), ("r:", 36))
 """Turn ids that are kept as 17 bytes, the first of which is the index here: 32 hexadecimal digits, or a UUID, behind
 their namespace. No other id begins with so small a byte."""
+_USUAL: Final = (1 + _RAW, _RAW, 0)
+"""Lengths of a turn that a client's message became: id and fingerprint are packed, and there is no metadata."""
 _FORM_OF: Final = {(prefix, length + len(prefix)): form for form, (prefix, length) in enumerate(_FORMS)}
 
 
@@ -77,8 +81,7 @@ class PackedTurns(Sequence[Turn]):
     def turn_id(self, at: int) -> str:
         """The id of one turn alone."""
         chunk, offset = self._place(range(len(self))[at])
-        length = _HEAD.unpack_from(chunk, offset)[5]
-        begin = offset + _HEAD.size
+        begin, (length, _, _) = _lengths(chunk, offset)
         return _written_id(chunk[begin : begin + length])
 
     def find(self, turn_id: str) -> Turn | None:
@@ -140,8 +143,8 @@ class PackedTurns(Sequence[Turn]):
 
     def _turn(self, at: int) -> Turn:
         chunk, offset = self._place(at)
-        epoch, committed_ms, message, reply, metadata, turn_id, fingerprint = _HEAD.unpack_from(chunk, offset)
-        begin = offset + _HEAD.size
+        epoch, committed_ms, message, reply, _ = _HEAD.unpack_from(chunk, offset)
+        begin, (turn_id, fingerprint, metadata) = _lengths(chunk, offset)
         texts = []
         for length in (turn_id, fingerprint, message, reply, metadata):
             texts.append(chunk[begin : begin + length])
@@ -172,8 +175,17 @@ def _record(turn: Turn) -> bytes:
         to_json(turn.metadata) if turn.metadata is not None else b"",
     )
     turn_id, fingerprint, message, reply, metadata = map(len, texts)
-    head = _HEAD.pack(turn.epoch, turn.committed_ms, message, reply, metadata, turn_id, fingerprint)
-    return b"".join((head, *texts))
+    others = (turn_id, fingerprint, metadata)
+    head = _HEAD.pack(turn.epoch, turn.committed_ms, message, reply, others == _USUAL)
+    return b"".join((head, b"" if others == _USUAL else _MORE.pack(*others), *texts))
+
+
+def _lengths(chunk: bytes, offset: int) -> tuple[int, tuple[int, int, int]]:
+    """Where the texts of the record at ``offset`` begin, and the lengths that aren't in its head."""
+    begin = offset + _HEAD.size
+    if chunk[begin - 1]:
+        return begin, _USUAL
+    return begin + _MORE.size, _MORE.unpack_from(chunk, begin)
 
 
 def _packed_id(turn_id: str) -> bytes:
