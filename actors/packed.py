@@ -22,7 +22,7 @@ from pydantic_core import from_json, to_json
 
 from actors.model import Turn
 
-CHUNK_BYTES: Final = 16_384
+CHUNK_BYTES: Final = 8_192
 """A record is added by copying the last chunk; a longer record has a chunk of its own."""
 
 _HEAD: Final = Struct("<qqIIB")
@@ -122,22 +122,24 @@ class PackedTurns(Sequence[Turn]):
         if turns and not len(self):
             self.dropped = turns[0].turn_seq - 1
         size_bytes = len(turns) * _BESIDE_BYTES
-        chunks, open_ = list(self._chunks[:-1]), list(self._chunks[-1:])
+        full, open_ = self._chunks[:-1], list(self._chunks[-1:])
         filled = len(open_[0]) if open_ else 0
-        if not chunks:
+        if not full:
             filled += self._bytes_gone
-        for turn in turns:
-            assert turn.turn_seq == self.turn_seq + 1
+        number, closed = self._chunks_gone + len(full), list[bytes]()
+        for turn_seq, turn in enumerate(turns, self.turn_seq + 1):
+            assert turn.turn_seq == turn_seq
             record = _record(turn)
             if open_ and filled + len(record) > CHUNK_BYTES:
-                chunks.append(b"".join(open_))
-                open_, filled = [], 0
-            self._places += _PLACE.pack(self._chunks_gone + len(chunks), filled)
+                closed.append(b"".join(open_))
+                open_, filled, number = [], 0, number + 1
+            self._places += _PLACE.pack(number, filled)
             self._digests += _digest(turn.turn_id)
             open_.append(record)
             filled += len(record)
             size_bytes += len(record)
-        self._chunks = (*chunks, b"".join(open_)) if open_ else tuple(chunks)
+        if turns:
+            self._chunks = (*full, *closed, b"".join(open_))
         return size_bytes
 
     def _place(self, at: int) -> tuple[bytes, int]:
