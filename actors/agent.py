@@ -6,6 +6,9 @@ instantiated once per host and whose instances are called. It never sees two tur
 when it ignores its deadline for longer than ``agent.grace_s``: such an attempt is abandoned, and nothing that it does
 to the session counts any more. What it does to ``conversation.state`` counts only if the turn is committed.
 
+An agent that needs the last N turns only says so, by an attribute ``window = N`` (N >= 1) of its class, or with
+:func:`windowed`. Its hosts then load and keep those only, and a talk of any length costs what one of N turns costs.
+
 Side effects outside of the session are the agent's own business: an attempt may be repeated after a crash with the
 same ``turn_id``, so give that to whatever must not happen twice.
 """
@@ -18,7 +21,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import islice
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from pydantic_core import from_json, to_json
 
@@ -26,6 +29,7 @@ from actors.errors import AgentFailed, Misconfigured
 from actors.model import JsonObject, SessionKey, Turn
 
 Agent = Callable[["Conversation"], Any]
+F = TypeVar("F", bound=Agent)
 
 
 class Past(Sequence[Turn]):
@@ -70,7 +74,7 @@ class Conversation:
     ) -> None:
         self.key = key
         self.turns: Sequence[Turn] = Past(turns)
-        """Committed turns, oldest first."""
+        """Committed turns, oldest first: all of them, or the last ones that the agent's window has room for."""
         self.message = message
         self._given = metadata
         self._metadata: dict[str, Any] | None = None
@@ -84,6 +88,11 @@ class Conversation:
     @property
     def session_id(self) -> str:
         return self.key.session_id
+
+    @property
+    def turn_seq(self) -> int:
+        """The number that this turn will have. Turns count from 1, whatever part of them an agent gets."""
+        return self.turns[-1].turn_seq + 1 if self.turns else 1
 
     @property
     def metadata(self) -> dict[str, Any] | None:
@@ -138,7 +147,26 @@ def load_agent(path: str) -> Agent:
         raise Misconfigured(f"agent {path!r} can't be loaded: {type(error).__name__}: {error}") from error
     if not callable(target):
         raise Misconfigured(f"agent {path!r} is a {type(target).__name__}, which can't be called.")
+    window_of(target)
     return target  # type: ignore[no-any-return]
+
+
+def windowed(turns: int) -> Callable[[F], F]:
+    """Declares, of an agent that is a function, that it needs the last ``turns`` turns only."""
+
+    def declare(agent: F) -> F:
+        agent.window = turns  # type: ignore[attr-defined]
+        return agent
+
+    return declare
+
+
+def window_of(agent: Agent) -> int | None:
+    """How many of the last turns the agent needs; None: all. Misconfigured if what it declares is no such number."""
+    window = getattr(agent, "window", None)
+    if window is None or (type(window) is int and window >= 1):
+        return window
+    raise Misconfigured(f"an agent's window is a number of turns, 1 or more, not {window!r}.")
 
 
 async def pieces(

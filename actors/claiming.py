@@ -35,7 +35,10 @@ async def claim(home: Home, key: SessionKey, wait_until: Callable[[], float]) ->
         await _wait_trusted(home, patience_s)
         lapses, asked = home.placement.lapses, clock()
         async with home.claims:
-            answer = await until_known(lambda: home.store.claim(key, token, home.ref, over), patience_s)  # noqa: B023
+            answer = await until_known(
+                lambda: home.store.claim(key, token, home.ref, over, home.window),  # noqa: B023
+                patience_s,
+            )
         if isinstance(answer, Granted):
             return answer, lapses
         if isinstance(answer, Deleted):

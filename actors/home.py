@@ -29,6 +29,8 @@ class Home(Protocol):
     ref: HostRef
     store: SessionStore
     agent: Agent
+    window: int | None
+    """See ``agent.window_of``."""
     placement: Placement
     peers: Peers
     settings: Settings

@@ -19,7 +19,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
-from actors.agent import Agent
+from actors.agent import Agent, window_of
 from actors.claims import Claims
 from actors.deleting import delete
 from actors.errors import RehydraError, SessionDeleted, SessionUnknown, Unreachable, WaitedTooLong
@@ -56,6 +56,7 @@ class Host:
         self.ref = ref
         self.store = store
         self.agent = agent
+        self.window = window_of(agent)
         self.placement = placement
         self.peers = peers
         self.settings = settings

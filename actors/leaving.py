@@ -43,7 +43,7 @@ async def release(home: Home, key: SessionKey, lease: Lease, transcript: Transcr
     """Give the lease back; a regression that shows is reported, anything else that goes wrong is only logged."""
     try:
         answer = await until_known(
-            lambda: home.store.release(key, lease, len(transcript), transcript.last_turn_id),
+            lambda: home.store.release(key, lease, transcript.turn_seq, transcript.last_turn_id),
             home.settings.session.commit_patience_s,
         )
     except StoreUnavailable:
@@ -51,4 +51,4 @@ async def release(home: Home, key: SessionKey, lease: Lease, transcript: Transcr
         log.warning("release unknown", extra={"session": str(key)})
         return
     if isinstance(answer, Regressed):
-        home.regressed(key, len(transcript), answer.turn_seq, told=False)
+        home.regressed(key, transcript.turn_seq, answer.turn_seq, told=False)

@@ -129,10 +129,21 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All that is durable of a session. ``state`` is the agent's own JSON object as bytes (``b""`` = none yet)."""
+    """What is durable of a session: all of its turns, or the last ones. ``state`` is the agent's own JSON object as
+    bytes (``b""`` = none yet)."""
 
     turns: tuple[Turn, ...] = ()
     state: bytes = b""
+
+    @property
+    def turn_seq(self) -> int:
+        """That of the last turn; 0 if there is none."""
+        return self.turns[-1].turn_seq if self.turns else 0
+
+    @property
+    def last_turn_id(self) -> str:
+        """Empty if there is none."""
+        return self.turns[-1].turn_id if self.turns else ""
 
 
 # --- membership -------------------------------------------------------------------------------------------------

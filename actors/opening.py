@@ -24,11 +24,13 @@ async def opened(home: Home, key: SessionKey) -> tuple[Turns, bool]:
     if isinstance(answer, Held):
         return await _found(home, key) or Turns((), 0), False
     grant, _ = answer
-    turns = grant.checkpoint.turns
-    last = turns[-1].turn_id if turns else ""
+    turn_seq, last = grant.checkpoint.turn_seq, grant.checkpoint.last_turn_id
     patience_s = home.settings.session.commit_patience_s
-    await until_known(lambda: home.store.release(key, grant.lease, len(turns), last), patience_s)
-    return Turns(tuple(turns[:1]), len(turns)), not turns
+    await until_known(lambda: home.store.release(key, grant.lease, turn_seq, last), patience_s)
+    if turn_seq:
+        # Somebody has talked in it since the first look, and may have given it back.
+        return await _found(home, key) or Turns((), 0), False
+    return Turns((), 0), True
 
 
 async def _found(home: Home, key: SessionKey) -> Turns | None:

@@ -36,7 +36,7 @@ from actors.standing import Standing, read_disconnects
 from actors.stores.base import Deleted, Fenced, Granted, Held, Regressed
 from actors.ticket import Elsewhere, Ticket
 from actors.transcript import Transcript
-from actors.turn import Committed, Contradicted, Lost, Refused, TurnRunner, Unknown
+from actors.turn import Committed, Contradicted, Lost, Recorded, Refused, TurnRunner, Unknown
 
 log = logging.getLogger("rehydra.session")
 
@@ -48,7 +48,7 @@ class Activation:
     """One session in memory, from claim to GONE."""
 
     __slots__ = (
-        "_home", "_runner", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key", "last_used",
+        "_home", "_standing", "_tombstone", "_unanswered_fresh", "batch_until", "key", "last_used",
         "mailbox", "named_by", "phase", "reason", "running", "step_since", "task", "transcript",
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ class Activation:
         self.mailbox: Mailbox[Ticket] = Mailbox(home.settings.session.mailbox_max)
         self.running: Ticket | None = None
         self.task: asyncio.Task[None] | None = None
-        self.transcript = Transcript(home.resized)
+        self.transcript = Transcript(home.resized, home.window)
         self.last_used = 0.0
         self.step_since = 0.0
         """When its task began to do what it does now (the loop's time): claim the lease, or run a turn."""
@@ -69,7 +69,6 @@ class Activation:
         self.batch_until = 0.0
         """Until when a claim waits for the lease of the host that handed a batch over; 0 = it doesn't."""
         self._standing: Standing | None = None
-        self._runner: TurnRunner | None = None
         self._unanswered_fresh = True
         self._tombstone = False
 
@@ -83,16 +82,16 @@ class Activation:
             return SessionDeleted()
         if (known := self._known(request)) is not None:
             return known
-        ticket = self._pending(request.turn_id)
-        if ticket is not None:
+        if (ticket := self._pending(request.turn_id)) is not None:
             if ticket.request.fingerprint != request.fingerprint:
-                return KeyMismatch(outcome=Outcome.NOT_DONE)
+                return KeyMismatch(outcome=self.transcript.absent)
             if ticket.attached >= self._home.settings.session.attachments_max:
                 return MailboxFull("Too many requests wait for this turn.", outcome=Outcome.UNKNOWN, retry_after_s=1)
             return ticket
         ticket = Ticket(request, self)
         if not self.mailbox.offer(request.turn_id, ticket):
-            return MailboxFull(f"{len(self.mailbox)} messages of this session are waiting already.", retry_after_s=1)
+            told = f"{len(self.mailbox)} messages are waiting already."
+            return MailboxFull(told, outcome=self.transcript.absent, retry_after_s=1)
         self.wake()
         return ticket
 
@@ -217,8 +216,7 @@ class Activation:
 
     def _load(self, grant: Granted, lapses: int) -> None:
         self._move(Event.GRANTED)
-        self._standing = Standing(self._home, self.key, grant.lease, lapses)
-        self._runner = TurnRunner(self._home, self.key, self._standing, self.transcript, grant)
+        self._standing = Standing(self._home, self.key, grant, lapses)
         self.transcript.load(grant.checkpoint)
         epoch = grant.lease.epoch
         self.mailbox.keep(lambda ticket: ticket.handed_over in (0, epoch) or ticket.attached > 0)
@@ -238,13 +236,16 @@ class Activation:
             # Queued before the claim told us the log: a repeat of a turn that an earlier holder committed.
             self._answer(ticket, known)
             return
-        assert self._runner is not None, self.phase
-        came_to = await self._runner.run(ticket)
+        assert self._standing is not None, self.phase
+        came_to = await TurnRunner(self._home, self.key, self._standing, self.transcript).run(ticket)
         match came_to:
             case Committed(turn, state):
                 done = Done(turn, replayed=False, residence=self.residence)
                 self.transcript.append(turn, state)
                 self._answer(ticket, done)
+            case Recorded(turn):
+                ticket.void(self)  # What this attempt has streamed isn't the reply.
+                self._answer(ticket, Done(turn, replayed=True, residence=self.residence))
             case Refused(problem):
                 self._answer(ticket, problem)
             case Unknown(problem):
@@ -274,7 +275,7 @@ class Activation:
         if isinstance(answer, Fenced):
             await self._fenced(ticket, answer)
         elif isinstance(answer, Regressed):
-            mine = len(self.transcript)
+            mine = self.transcript.turn_seq
             self._home.regressed(self.key, mine, answer.turn_seq, told=ticket.attached > 0)
             self._start_over(Reason.REGRESSED, [])
             ticket.finish(StateRegressed.of(mine, answer.turn_seq))
@@ -391,7 +392,7 @@ class Activation:
         """Whether deltas of the running turn may go out; see :meth:`Standing.may_speak`."""
         if self.phase is not Phase.READY or self._standing is None:
             return False
-        return await self._standing.may_speak(len(self.transcript), self.transcript.last_turn_id)
+        return await self._standing.may_speak(self.transcript.turn_seq, self.transcript.last_turn_id)
 
     def _move(self, event: Event) -> None:
         self.phase = after(self.phase, event)

@@ -10,20 +10,23 @@ import asyncio
 
 from actors.errors import StoreUnavailable
 from actors.home import Home
-from actors.model import Lease, SessionKey
+from actors.model import SessionKey
 from actors.patience import until_known
-from actors.stores.base import CheckAnswer, Ok
+from actors.stores.base import CheckAnswer, Granted, Ok
 
 
 class Standing:
     """One lease and this host's right to speak under it. ``lapses``: the placement's count when it was claimed."""
 
-    __slots__ = ("_home", "_key", "_lapses", "_silenced", "lease")
+    __slots__ = ("_home", "_key", "_lapses", "_silenced", "lease", "suspects", "takeovers")
 
-    def __init__(self, home: Home, key: SessionKey, lease: Lease, lapses: int) -> None:
+    def __init__(self, home: Home, key: SessionKey, grant: Granted, lapses: int) -> None:
         self._home = home
         self._key = key
-        self.lease = lease
+        self.lease = grant.lease
+        self.takeovers = grant.takeovers
+        """How many holders in a row have stopped, up to this one; none as soon as a turn is committed."""
+        self.suspects = grant.suspects
         self._lapses = lapses
         self._silenced = False
 
@@ -33,9 +36,9 @@ class Standing:
         placement = self._home.placement
         return placement.trusted() and placement.lapses == self._lapses
 
-    async def confirm(self, turn_seq: int, last_turn_id: str, running: str = "") -> CheckAnswer:
-        """Ask the store whether the lease stands, after this host's own beats are accepted again. ``running`` as in
-        the store's ``check``.
+    async def confirm(self, turn_seq: int, last_turn_id: str, running: str = "", refused: str = "") -> CheckAnswer:
+        """Ask the store whether the lease stands, after this host's own beats are accepted again. ``running`` and
+        ``refused`` as in the store's ``check``.
 
         The order matters: an Ok that is asked for after the beats were accepted again holds for ``beat_ttl_s``, since
         nobody calls a host dead whose beat is younger than that. StoreUnavailable if it stays unknown.
@@ -49,7 +52,7 @@ class Standing:
             raise StoreUnavailable("This host's beats are not accepted.") from None
         lapses = home.placement.lapses
         answer = await until_known(
-            lambda: home.store.check(self._key, self.lease, turn_seq, last_turn_id, running), patience_s
+            lambda: home.store.check(self._key, self.lease, turn_seq, last_turn_id, running, refused), patience_s
         )
         if isinstance(answer, Ok):
             self._lapses = lapses

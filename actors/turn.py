@@ -1,7 +1,11 @@
 """One turn under a lease: from the head of the waiting line to the store's answer.
 
-Nothing here changes what the session has in memory or who waits for it: a run ends in one of five ways, and the
+Nothing here changes what the session has in memory or who waits for it: a run ends in one of six ways, and the
 activation acts on it without an await in between.
+
+Where an agent has a window, a turn id that memory doesn't know may be that of an older turn. It isn't asked for before
+the turn runs, which would cost every turn a second call: whatever ends the run asks anyway. The commit is refused with
+the recorded turn (I3), and so is a refusal (I10); what the agent said then counts for nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Final
 from actors.agent import Conversation
 from actors.attempt import run_attempt
 from actors.errors import (
+    KeyMismatch,
     Outcome,
     PoisonTurn,
     PreconditionFailed,
@@ -26,7 +31,16 @@ from actors.home import Home
 from actors.model import SessionKey, Turn, TurnRequest
 from actors.patience import until_known
 from actors.standing import Standing
-from actors.stores.base import Ahead, Deleted, Fenced, Granted, Mismatch, Ok, Regressed, Replayed
+from actors.stores.base import (
+    Ahead,
+    CheckAnswer,
+    Deleted,
+    Fenced,
+    Mismatch,
+    Ok,
+    Regressed,
+    Replayed,
+)
 from actors.ticket import Ticket
 from actors.transcript import Transcript
 
@@ -42,6 +56,13 @@ class Committed:
 
     turn: Turn
     state: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The turn was in the log before this run, older than what is in memory: what is recorded is the answer."""
+
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,73 +91,71 @@ class Lost:
     answer: Fenced | Regressed | Deleted
 
 
-CameTo = Committed | Refused | Unknown | Contradicted | Lost
+CameTo = Committed | Recorded | Refused | Unknown | Contradicted | Lost
 
 
 class TurnRunner:
-    """Runs the turns of one activation, one at a time. ``takeovers``: how many holders in a row have stopped."""
+    """Runs one turn of an activation; made for it, because sessions that idle in memory need none."""
 
-    __slots__ = ("_home", "_key", "_standing", "_suspects", "_transcript", "takeovers")
+    __slots__ = ("_home", "_key", "_standing", "_transcript")
 
-    def __init__(self, home: Home, key: SessionKey, standing: Standing, transcript: Transcript, grant: Granted) -> None:
+    def __init__(self, home: Home, key: SessionKey, standing: Standing, transcript: Transcript) -> None:
         self._home = home
         self._key = key
         self._standing = standing
         self._transcript = transcript
-        self.takeovers = grant.takeovers
-        self._suspects = grant.suspects
 
     async def run(self, ticket: Ticket) -> CameTo:
         """Have the agent answer the ticket's message, and commit the turn."""
         request, turns = ticket.request, self._transcript
-        if request.if_match is not None and request.if_match != len(turns):
-            return await self._refuse(PreconditionFailed(turn_seq=len(turns)))
+        if request.if_match is not None and request.if_match != turns.turn_seq:
+            return await self._refuse(request, PreconditionFailed(turn_seq=turns.turn_seq))
         if (size_bytes := turns.log_bytes) >= self._home.settings.session.log_bytes_max:
-            # A session is loaded whole: one that grew for ever could one day not be loaded any more.
-            return await self._refuse(SessionFull(f"Its {len(turns)} turns have {size_bytes} bytes."))
-        if self.takeovers and (end := await self._look_out(request.turn_id)) is not None:
+            # It is loaded at once, whole or its window: what grew for ever could one day not be loaded any more.
+            return await self._refuse(request, SessionFull(f"{len(turns)} turns have {size_bytes} bytes."))
+        if self._standing.takeovers and (end := await self._look_out(request)) is not None:
             return end
         home = self._home
         ticket.begin(self._standing.lease.epoch)
         conversation = Conversation(
-            self._key, turns, self._transcript.state, request.message, request.metadata, request.turn_id,
-            self.takeovers + ticket.restarts + 1,
+            self._key, turns.past(), turns.state, request.message, request.metadata, request.turn_id,
+            self._standing.takeovers + ticket.restarts + 1,
         )  # fmt: skip
         try:
             reply, state = await run_attempt(home.agent, conversation, ticket.say, home.settings.agent, home.threads)
         except RehydraError as problem:
-            return await self._refuse(problem)
+            return await self._refuse(request, problem)
         # The deadline ended with the agent: from here on the turn is on its way into the log, and nothing but the
         # store's answer decides about it.
         return await self._commit(request, reply, state)
 
-    async def _look_out(self, turn_id: str) -> CameTo | None:
+    async def _look_out(self, request: TurnRequest) -> CameTo | None:
         """A host has stopped since the last commit: it may have been this turn that killed it.
 
         A turn that ran when so many hosts stopped is refused, one that ran when some of them did is delayed. Otherwise
         the store is told that it runs now, which costs a call only here: the first host's death is nobody's fault yet,
         and isn't counted. Nor is that of a host in which the turn only waited. None: run it.
         """
-        limits = self._home.settings.session
-        strikes = self._suspects.count(turn_id)
-        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:
-            log.error("poison turn", extra={"session": str(self._key), "turn_id": turn_id, "takeovers": self.takeovers})
-            return await self._refuse(PoisonTurn(f"{self.takeovers} hosts stopped while they ran this session."))
-        if strikes and self.takeovers >= SUSPECT_STRIKES:
+        limits, turn_id = self._home.settings.session, request.turn_id
+        takeovers, strikes = self._standing.takeovers, self._standing.suspects.count(turn_id)
+        if strikes >= max(1, limits.takeovers_max - 1) and takeovers >= limits.takeovers_max:
+            log.error("poison turn", extra={"session": str(self._key), "turn_id": turn_id, "takeovers": takeovers})
+            return await self._refuse(request, PoisonTurn(f"{takeovers} hosts stopped while they ran this session."))
+        if strikes and takeovers >= SUSPECT_STRIKES:
             # The edge repeats at once: without a pause one turn could take every host before the first is back.
             await asyncio.sleep(limits.suspect_pause_s)
         try:
             answer = await self._confirm(running=turn_id)
         except StoreFull as full:
-            return await self._refuse(full)
+            return await self._refuse(request, full)
         except StoreUnavailable as error:
             return Refused(StoreUnavailable(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))
-        return None if isinstance(answer, Ok) else Lost(answer)
+        return None if isinstance(answer, Ok) else self._instead(request, answer)
 
     async def _commit(self, request: TurnRequest, reply: str, state: bytes | None) -> CameTo:
         home, lease, transcript = self._home, self._standing.lease, self._transcript
         turn = Turn(
-            len(transcript) + 1, request.turn_id, request.fingerprint, request.message, reply, request.metadata,
+            transcript.turn_seq + 1, request.turn_id, request.fingerprint, request.message, reply, request.metadata,
             lease.epoch, home.now_ms(),
         )  # fmt: skip
         previous = transcript.last_turn_id
@@ -146,7 +165,7 @@ class TurnRunner:
                 home.settings.session.commit_patience_s,
             )
         except StoreFull as full:
-            return await self._refuse(full)
+            return await self._refuse(request, full)
         except StoreUnavailable as error:
             return Unknown(StoreUnavailable(error.detail, outcome=Outcome.UNKNOWN, retry_after_s=1))
         match answer:
@@ -155,26 +174,39 @@ class TurnRunner:
             case Replayed(recorded) if recorded.turn_seq == turn.turn_seq:
                 # Our own commit, applied at an earlier try whose answer was lost.
                 return self._committed(recorded, state)
-            case Mismatch() | Replayed() | Ahead():
+            case Mismatch() if transcript.dropped:
+                return Refused(KeyMismatch(outcome=Outcome.NOT_DONE))
+            case Mismatch() | Ahead():
                 return Contradicted()
             case _:
-                return Lost(answer)
+                return self._instead(request, answer)
 
     def _committed(self, turn: Turn, state: bytes | None) -> Committed:
-        self.takeovers = 0
+        self._standing.takeovers = 0
         return Committed(turn, state)
 
-    async def _refuse(self, problem: RehydraError) -> CameTo:
-        """Answer with a problem, once the store has confirmed that this host may still speak for the session.
+    async def _refuse(self, request: TurnRequest, problem: RehydraError) -> CameTo:
+        """Answer with a problem, once the store has confirmed that this host may still speak for the session, and that
+        the turn is not in its log.
 
         Without that, a host which was frozen and thaws could call a turn "not done" that its successor has done.
         """
         try:
-            answer = await self._confirm()
+            answer = await self._confirm(refused=request.turn_id)
         except StoreUnavailable:
             problem.outcome = Outcome.UNKNOWN
             return Refused(problem)
-        return Refused(problem) if isinstance(answer, Ok) else Lost(answer)
+        return Refused(problem) if isinstance(answer, Ok) else self._instead(request, answer)
 
-    async def _confirm(self, running: str = "") -> Ok | Fenced | Regressed | Deleted:
-        return await self._standing.confirm(len(self._transcript), self._transcript.last_turn_id, running)
+    def _instead(self, request: TurnRequest, answer: Fenced | Regressed | Deleted | Replayed) -> CameTo:
+        """What the store's answer makes of the turn, where that is another end than the run's own."""
+        if not isinstance(answer, Replayed):
+            return Lost(answer)
+        if answer.turn.turn_seq > self._transcript.dropped:
+            return Contradicted()
+        if answer.turn.fingerprint != request.fingerprint:
+            return Refused(KeyMismatch(outcome=Outcome.NOT_DONE))
+        return Recorded(answer.turn)
+
+    async def _confirm(self, running: str = "", refused: str = "") -> CheckAnswer:
+        return await self._standing.confirm(self._transcript.turn_seq, self._transcript.last_turn_id, running, refused)

@@ -61,6 +61,8 @@ class OpenAICompatible:
 
     def __init__(self, endpoint: Endpoint | None = None) -> None:
         self._endpoint = endpoint or endpoint_of_environment()
+        self.window = max(1, self._endpoint.history_turns_max)
+        """What isn't sent along needn't be in memory."""
         self._client = openai.AsyncOpenAI(
             api_key=self._endpoint.api_key.get_secret_value(),
             base_url=self._endpoint.base_url,

@@ -113,7 +113,7 @@ class Turns:
 ClaimAnswer = Granted | Held | Deleted
 CommitAnswer = Ok | Replayed | Mismatch | Fenced | Regressed | Ahead | Deleted
 ReleaseAnswer = Ok | Fenced | Regressed | Deleted
-CheckAnswer = Ok | Fenced | Regressed | Deleted
+CheckAnswer = Ok | Fenced | Regressed | Deleted | Replayed
 DeleteAnswer = Buried | Missing
 ReadAnswer = Turns | Deleted | Missing
 
@@ -122,9 +122,15 @@ class SessionStore(Protocol):
     """Leases, logs and states of sessions. Every method may raise ``StoreUnavailable`` (the outcome is unknown)."""
 
     async def claim(
-        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+        self,
+        key: SessionKey,
+        token: str,
+        host: HostRef,
+        over: tuple[str, int] | None = None,
+        window: int | None = None,
     ) -> ClaimAnswer:
-        """Take the lease and load the session, in one step.
+        """Take the lease and load the session, in one step: all of its turns, or the last ``window`` (1 or more) of
+        them. Neither the work nor the answer then depends on how many there are before those.
 
         Granted when the lease is free, when the session doesn't exist (it then begins: ``epoch`` = ``born`` = the
         store's TIME in ms), when ``host.incarnation`` holds it already (an earlier claim of this host whose
@@ -157,13 +163,23 @@ class SessionStore(Protocol):
         ...
 
     async def check(
-        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+        self,
+        key: SessionKey,
+        lease: Lease,
+        turn_seq: int,
+        last_turn_id: str,
+        running: str = "",
+        refused: str = "",
     ) -> CheckAnswer:
         """Does the lease still stand? Asked before a host speaks of a turn that it did not commit (I8).
 
         ``running``, unless empty: with the Ok, note that the holder runs this turn now. A takeover finds the note and
         adds the turn to the ``suspects``, if it was noted after an earlier takeover: before the first one nobody needs
         to note anything, and what was noted before a commit or a release is forgotten. Only this writes.
+
+        ``refused``, unless empty: the holder is about to say that this turn is not done (I10). Whichever of the two is
+        in the log: Replayed, whatever its fingerprint, and nothing is noted. A holder that has loaded the last turns
+        only can't know by itself. At most one of the two is given.
         """
         ...
 

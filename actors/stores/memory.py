@@ -103,7 +103,12 @@ class MemoryStore:
         self._sessions: dict[SessionKey, _Session] = {}
 
     async def claim(
-        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+        self,
+        key: SessionKey,
+        token: str,
+        host: HostRef,
+        over: tuple[str, int] | None = None,
+        window: int | None = None,
     ) -> ClaimAnswer:
         session = self._find(key)
         if session is None:
@@ -125,7 +130,7 @@ class MemoryStore:
         self._renew(session)
         return Granted(
             Lease(session.epoch, token, session.born),
-            Checkpoint(decode_turns(key.tenant, session.log), session.state),
+            Checkpoint(decode_turns(key.tenant, session.log[-(window or 0) :]), session.state),
             session.takeovers,
             session.suspects if session.takeovers else (),
         )
@@ -175,7 +180,13 @@ class MemoryStore:
         return Ok() if session.begins_with(turn_seq, last_turn_id) else Regressed(len(session.log))
 
     async def check(
-        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+        self,
+        key: SessionKey,
+        lease: Lease,
+        turn_seq: int,
+        last_turn_id: str,
+        running: str = "",
+        refused: str = "",
     ) -> CheckAnswer:
         session = self._find(key)
         if session is None:
@@ -186,6 +197,8 @@ class MemoryStore:
             return refusal
         if not session.begins_with(turn_seq, last_turn_id):
             return Regressed(len(session.log))
+        if known := session.ids.get(running or refused):
+            return Replayed(decode_turn(key.tenant, session.log[known[0] - 1]))
         if running:
             session.running = running
         return Ok()

@@ -70,9 +70,14 @@ class RedisStore:
         return cls(transport, keys, session.ttl_s, session.tombstone_s, settings.store.page_bytes_max)
 
     async def claim(
-        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+        self,
+        key: SessionKey,
+        token: str,
+        host: HostRef,
+        over: tuple[str, int] | None = None,
+        window: int | None = None,
     ) -> ClaimAnswer:
-        return await self._transport.call(scripts.claim(self._keys, key, token, host, over, self._ttl_ms))
+        return await self._transport.call(scripts.claim(self._keys, key, token, host, over, self._ttl_ms, window))
 
     async def commit(
         self, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None
@@ -85,9 +90,17 @@ class RedisStore:
         return await self._transport.call(scripts.release(self._keys, key, lease, turn_seq, last_turn_id))
 
     async def check(
-        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+        self,
+        key: SessionKey,
+        lease: Lease,
+        turn_seq: int,
+        last_turn_id: str,
+        running: str = "",
+        refused: str = "",
     ) -> CheckAnswer:
-        return await self._transport.call(scripts.check(self._keys, key, lease, turn_seq, last_turn_id, running))
+        return await self._transport.call(
+            scripts.check(self._keys, key, lease, turn_seq, last_turn_id, running, refused)
+        )
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         return await self._transport.call(scripts.delete(self._keys, key, turn_id, self._tombstone_ms))

@@ -110,17 +110,25 @@ SCRIPTS: Final = load()
 
 
 def claim(
-    keys: Keys, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None, ttl_ms: int
+    keys: Keys,
+    key: SessionKey,
+    token: str,
+    host: HostRef,
+    over: tuple[str, int] | None,
+    ttl_ms: int,
+    window: int | None,
 ) -> Call[ClaimAnswer]:
     """:meth:`actors.stores.base.SessionStore.claim`."""
     assert token, "A lease without a token would look released."
+    assert window is None or window > 0, "Whoever commits must know the last turn."
 
     def decode(reply: Any) -> ClaimAnswer:
         match reply[0]:
             case b"granted":
                 _, epoch, born, takeovers, suspects, turn_seq, state, records = reply
                 turns = decode_turns(key.tenant, records)
-                if len(turns) != turn_seq or (turns and turns[-1].turn_seq != turn_seq):
+                wanted = turn_seq if window is None else min(window, turn_seq)
+                if len(turns) != wanted or (turns and turns[-1].turn_seq != turn_seq):
                     raise _damaged(key)
                 accused = tuple(suspects.decode().split("\n")) if suspects else ()
                 return Granted(Lease(epoch, token, born), Checkpoint(turns, state), takeovers, accused)
@@ -135,7 +143,7 @@ def claim(
     return Call(
         SCRIPTS["claim"],
         keys.of_session(key),
-        (token, host.incarnation, host.slot, host.address, *(over or ("", 0)), ttl_ms, SCHEMA_VERSION),
+        (token, host.incarnation, host.slot, host.address, *(over or ("", 0)), ttl_ms, SCHEMA_VERSION, window or 0),
         decode,
         loads=True,
     )
@@ -153,9 +161,7 @@ def commit(
             case b"ok":
                 return _OK
             case b"replayed":
-                if reply[1] is None:
-                    raise _damaged(key)
-                return Replayed(decode_turn(key.tenant, reply[1]))
+                return _recorded(key, reply)
             case b"mismatch":
                 return Mismatch()
             case b"ahead":
@@ -184,14 +190,21 @@ def release(keys: Keys, key: SessionKey, lease: Lease, turn_seq: int, last_turn_
 
 
 def check(
-    keys: Keys, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str
+    keys: Keys, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str, refused: str
 ) -> Call[CheckAnswer]:
     """:meth:`actors.stores.base.SessionStore.check`."""
+    assert not (running and refused), "A turn that is refused doesn't run."
 
     def decode(reply: Any) -> CheckAnswer:
-        return _OK if reply[0] == b"ok" else _refusal("check", reply)
+        match reply[0]:
+            case b"ok":
+                return _OK
+            case b"replayed":
+                return _recorded(key, reply)
+        return _refusal("check", reply)
 
-    return Call(SCRIPTS["check"], keys.of_session(key), (*_shown(lease, turn_seq, last_turn_id), running), decode)
+    arguments = (*_shown(lease, turn_seq, last_turn_id), running, refused)
+    return Call(SCRIPTS["check"], keys.of_session(key), arguments, decode)
 
 
 def delete(keys: Keys, key: SessionKey, turn_id: str, tombstone_ms: int) -> Call[DeleteAnswer]:
@@ -228,6 +241,12 @@ _OK: Final = Ok()
 def _shown(lease: Lease, turn_seq: int, last_turn_id: str) -> tuple[Argument, ...]:
     assert (turn_seq == 0) == (last_turn_id == ""), "A log has a last turn if, and only if, it has turns."
     return (lease.epoch, lease.token, lease.born, turn_seq, last_turn_id)
+
+
+def _recorded(key: SessionKey, reply: Any) -> Replayed:
+    if reply[1] is None:
+        raise _damaged(key)
+    return Replayed(decode_turn(key.tenant, reply[1]))
 
 
 def _refusal(name: str, reply: Any) -> Fenced | Regressed | Deleted:

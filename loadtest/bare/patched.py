@@ -41,7 +41,7 @@ GUARDS: Final = {
     # A turn is answered as done whatever the store said of its commit.
     "acceptance": Patch(
         "actors/turn.py",
-        "            case _:\n                return Lost(answer)",
+        "            case _:\n                return self._instead(request, answer)",
         "            case _:\n                return self._committed(turn, state)",
     ),
     # A host hands on what another host's ring has just brought it.

@@ -1,4 +1,4 @@
-"""The agent of all measurements: a reply of 1 kB for a message of 200 B, at once. It imports nothing of the runtime.
+"""The agents of all measurements: a reply of 1 kB for a message of 200 B, at once. They import nothing of the runtime.
 
 Between two pieces it gives the event loop one turn, as an agent does that awaits a model: what an agent says without
 any await is one delta.
@@ -26,3 +26,13 @@ async def answer(conversation: Any) -> AsyncIterator[str]:
     for begin in range(0, len(reply), size):
         yield reply[begin : begin + size]
         await asyncio.sleep(0)
+
+
+class Last:
+    """The same, by an agent that declares that it needs the last turns only."""
+
+    window = 50
+
+    async def __call__(self, conversation: Any) -> AsyncIterator[str]:
+        async for piece in answer(conversation):
+            yield piece

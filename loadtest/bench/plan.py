@@ -117,6 +117,8 @@ def _once() -> Iterable[Measurement]:
         point = Point(connections=1, history=history, sessions=sessions)
         cost_s = 3 + history / 600
         yield Measurement("rehydra", "rehydrate", str(history), point, "rehydrate", 1.0, 3, cost_s)
+        if history in (50, 5000):
+            yield Measurement("rehydra-window", "rehydrate", str(history), point, "rehydrate", 1.0, 3, cost_s)
     point = Point(history=20, sessions=2000)
     yield Measurement("rehydra-killed", "takeover", "1000", point, "takeover", rounds=3, cost_s=8)
     for sessions, cost_s in ((10_000, 15), (100_000, 180)):

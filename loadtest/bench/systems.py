@@ -31,6 +31,7 @@ from loadtest.processes import alive
 from loadtest.stack import ROOT, started
 
 AGENT = "loadtest.bench.agents:answer"
+WINDOWED = "loadtest.bench.agents:Last"
 START_S = 30.0
 HOSTS = 2
 ROOM = 64
@@ -82,13 +83,15 @@ class System:
     start_s: float
 
 
-def rehydra(hosts: int = HOSTS, fsync: str = "everysec", session: Mapping[str, Any] | None = None) -> Opens:
+def rehydra(
+    hosts: int = HOSTS, fsync: str = "everysec", session: Mapping[str, Any] | None = None, agent: str = AGENT
+) -> Opens:
     """Hosts and edge as plain processes."""
 
     @asynccontextmanager
     async def opened(port: int) -> AsyncIterator[Live]:
         groups = {"session": dict(session or {})}
-        async with Bare(port, AGENT, hosts, fsync=fsync, groups=groups) as bare:
+        async with Bare(port, agent, hosts, fsync=fsync, groups=groups) as bare:
             seeds = RehydraSeeds(bare.url, bare.redis_url)
             yield Live(bare.url, bare.redis_url, bare.parts, seeds, scripts=True, bare=bare)
 
@@ -205,6 +208,7 @@ SYSTEMS = {
         System("rehydra-4", "Rehydra, 4 hosts", rehydra(4), 6),
         System("rehydra-8", "Rehydra, 8 hosts", rehydra(8), 8),
         System("rehydra-killed", "Rehydra, one of 2 hosts is killed", rehydra(), 4),
+        System("rehydra-window", "Rehydra, an agent with a window of 50 turns", rehydra(agent=WINDOWED), 4),
         System("rehydra-full", "Rehydra, 1 host that keeps everything in memory", rehydra(1, session=MANY), 3),
         System("rehydra-idle", f"Rehydra, 1 host, idle after {IDLE_S:g} s", rehydra(1, session={"idle_s": IDLE_S}), 3),
         System("rehydra-ray", "Rehydra by deploy/up: Ray, Serve, HAProxy", rehydra_ray, 20),

@@ -228,7 +228,7 @@ class RedisLab:
 
 @dataclass
 class Talk:
-    """One holder's view of one session: its lease, and the log that it believes in."""
+    """One holder's view of one session: its lease, and the log that it believes in, from turn ``before`` + 1 on."""
 
     store: SessionStore
     key: SessionKey
@@ -236,6 +236,7 @@ class Talk:
     token: str = ""
     log: list[str] = field(default_factory=list)
     granted: Granted | None = None
+    before: int = 0
 
     @property
     def lease(self) -> Lease:
@@ -246,19 +247,24 @@ class Talk:
     def last(self) -> str:
         return self.log[-1] if self.log else ""
 
-    async def claim(self, over: tuple[str, int] | None = None) -> Granted:
-        """Claim, which must be granted, and know what is stored."""
+    @property
+    def turn_seq(self) -> int:
+        return self.before + len(self.log)
+
+    async def claim(self, over: tuple[str, int] | None = None, window: int | None = None) -> Granted:
+        """Claim, which must be granted, and know what is stored, or the last ``window`` turns of it."""
         self.token = self.token or f"token-{next(_numbers)}"
-        answer = await self.store.claim(self.key, self.token, self.host, over)
+        answer = await self.store.claim(self.key, self.token, self.host, over, window)
         assert isinstance(answer, Granted), answer
         self.granted = answer
         self.log = [turn.turn_id for turn in answer.checkpoint.turns]
+        self.before = answer.checkpoint.turn_seq - len(self.log)
         return answer
 
     async def commit(self, turn_id: str, state: bytes | None = None, **fields: Any) -> CommitAnswer:
         """Commit the next turn as this holder sees it; remembered if accepted."""
         answer = await self.store.commit(
-            self.key, self.lease, self.last, turn(len(self.log) + 1, turn_id, **fields), state
+            self.key, self.lease, self.last, turn(self.turn_seq + 1, turn_id, **fields), state
         )
         if answer == Ok():
             self.log.append(turn_id)
@@ -270,10 +276,10 @@ class Talk:
             assert await self.commit(turn_id) == Ok()
 
     async def release(self) -> Any:
-        return await self.store.release(self.key, self.lease, len(self.log), self.last)
+        return await self.store.release(self.key, self.lease, self.turn_seq, self.last)
 
-    async def check(self, running: str = "") -> Any:
-        return await self.store.check(self.key, self.lease, len(self.log), self.last, running)
+    async def check(self, running: str = "", refused: str = "") -> Any:
+        return await self.store.check(self.key, self.lease, self.turn_seq, self.last, running, refused)
 
     async def stored(self) -> list[str]:
         """The turn ids that any reader sees now."""

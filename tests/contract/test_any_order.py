@@ -43,6 +43,7 @@ from actors.stores.base import (
 from tests.contract.lab import ANNA, BERT, CARL, Lab, MemoryLab, RedisLab, fresh_key, turn
 
 A = TypeVar("A")
+WINDOWS = st.sampled_from([None, None, 1, 2, 5])
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "60"))
 
 
@@ -132,30 +133,41 @@ class AnyOrder(RuleBasedStateMachine):
             return Regressed(len(self.life.log))
         return Ahead(len(self.life.log)) if len(self.life.log) > len(view.log) else Ok()
 
+    def checked(self, view: View, turn_id: str) -> object:
+        refusal = self.fence(view)
+        if refusal or self.life is None:
+            return refusal
+        if not self.begins_with(view.log):
+            return Regressed(len(self.life.log))
+        if turn_id in self.life.log:
+            turn_seq = self.life.log.index(turn_id) + 1
+            return Replayed(turn(turn_seq, turn_id, self.life.fingerprints[turn_id]))
+        return Ok()
+
     # --- what hosts do ------------------------------------------------------------------------------------------
 
     @initialize()
     def begin(self) -> None:
         self.claim(ANNA)
 
-    @rule(host=st.sampled_from([ANNA, BERT, CARL]))
-    def claim(self, host: HostRef) -> None:
-        self._claim(host, self.fresh("token"), None)
+    @rule(host=st.sampled_from([ANNA, BERT, CARL]), window=WINDOWS)
+    def claim(self, host: HostRef, window: int | None = None) -> None:
+        self._claim(host, self.fresh("token"), None, window)
 
-    @rule(host=st.sampled_from([ANNA, BERT, CARL]), stale=st.integers(-1, 1))
-    def take_over(self, host: HostRef, stale: int) -> None:
+    @rule(host=st.sampled_from([ANNA, BERT, CARL]), stale=st.integers(-1, 1), window=WINDOWS)
+    def take_over(self, host: HostRef, stale: int, window: int | None) -> None:
         life = self.life
         if life and life.holder:
-            self._claim(host, self.fresh("token"), (life.holder.incarnation, life.epoch + stale))
+            self._claim(host, self.fresh("token"), (life.holder.incarnation, life.epoch + stale), window)
 
     @precondition(lambda self: self.views)
     @rule(data=st.data())
     def repeat_a_claim(self, data: st.DataObject) -> None:
         view = data.draw(st.sampled_from(self.views))
-        self._claim(view.host, view.lease.token, None)
+        self._claim(view.host, view.lease.token, None, data.draw(WINDOWS))
 
-    def _claim(self, host: HostRef, token: str, over: tuple[str, int] | None) -> None:
-        answer = self.run(self.store.claim(self.key, token, host, over))
+    def _claim(self, host: HostRef, token: str, over: tuple[str, int] | None, window: int | None) -> None:
+        answer = self.run(self.store.claim(self.key, token, host, over, window))
         life = self.life
         if life is None:
             assert isinstance(answer, Granted)
@@ -180,7 +192,8 @@ class AnyOrder(RuleBasedStateMachine):
         life.holder, life.token = host, token
         assert isinstance(answer, Granted)
         assert answer.lease == Lease(life.epoch, token, life.born)
-        assert [turn.turn_id for turn in answer.checkpoint.turns] == life.log
+        assert [turn.turn_id for turn in answer.checkpoint.turns] == (life.log[-window:] if window else life.log)
+        assert answer.checkpoint.turn_seq == len(life.log)
         assert answer.checkpoint.state == life.state
         assert answer.takeovers == life.takeovers
         assert answer.suspects == (life.suspects if life.takeovers else ())
@@ -217,17 +230,17 @@ class AnyOrder(RuleBasedStateMachine):
             view.attempt = ""
 
     @precondition(lambda self: self.views)
-    @rule(data=st.data(), noted=st.booleans())
-    def check(self, data: st.DataObject, noted: bool) -> None:
+    @rule(data=st.data(), about=st.sampled_from(["", "running", "refused"]), known=st.booleans())
+    def check(self, data: st.DataObject, about: str, known: bool) -> None:
         view = data.draw(st.sampled_from(self.views))
-        expected = self.fence(view)
-        if expected is None:
-            assert self.life is not None
-            expected = None if self.begins_with(view.log) else Regressed(len(self.life.log))
-        running = self.fresh("turn") if noted else ""
+        turn_id = ""
+        if about:
+            known = known and self.life is not None and bool(self.life.log)
+            turn_id = data.draw(st.sampled_from(self.life.log)) if known and self.life else self.fresh("turn")
+        running, refused = (turn_id if about == each else "" for each in ("running", "refused"))
         last = view.log[-1] if view.log else ""
-        answer = self.run(self.store.check(self.key, view.lease, len(view.log), last, running))
-        assert answer == (expected or Ok())
+        answer = self.run(self.store.check(self.key, view.lease, len(view.log), last, running, refused))
+        assert answer == self.checked(view, turn_id)
         if running and answer == Ok():
             assert self.life is not None
             self.life.running = running

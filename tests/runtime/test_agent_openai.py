@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from actors.agent import Conversation, load_agent
+from actors.agent import Conversation, load_agent, window_of
 from actors.agents.openai_compatible import Endpoint, OpenAICompatible
 from actors.attempt import run_attempt
 from actors.errors import AgentFailed, AgentTimedOut, Misconfigured
@@ -148,6 +148,12 @@ async def answer_of(
 ) -> str:
     limits = AgentSettings(path=PATH, deadline_s=deadline_s)  # type: ignore[call-arg]
     return (await run_attempt(agent, asked or conversation(), say, limits, None))[0]
+
+
+@pytest.mark.parametrize(("turns_max", "window"), [(50, 50), (1, 1), (0, 1)])
+def test_a_host_keeps_no_more_turns_than_may_be_sent(turns_max: int, window: int) -> None:
+    agent = OpenAICompatible(Endpoint(model="m", history_turns_max=turns_max))  # type: ignore[call-arg]
+    assert window_of(agent) == window
 
 
 async def test_the_reply_is_streamed_piece_by_piece_as_it_comes() -> None:

@@ -238,8 +238,14 @@ def test_a_claim_that_is_answered_together_with_a_disconnect_runs_nothing_for_wh
         asked, answer_now = asyncio.Event(), asyncio.Event()
         claim = world.memory.claim
 
-        async def slow(key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None) -> ClaimAnswer:
-            answer = await claim(key, token, host, over)
+        async def slow(
+            key: SessionKey,
+            token: str,
+            host: HostRef,
+            over: tuple[str, int] | None = None,
+            window: int | None = None,
+        ) -> ClaimAnswer:
+            answer = await claim(key, token, host, over, window)
             asked.set()
             await answer_now.wait()
             return answer

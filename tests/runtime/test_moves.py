@@ -404,9 +404,11 @@ def test_only_after_a_takeover_is_the_running_turn_noted() -> None:
         noted: list[str] = []
         check = world.memory.check
 
-        async def counted(key: SessionKey, lease: Lease, turn_seq: int, last: str, running: str = "") -> CheckAnswer:
+        async def counted(
+            key: SessionKey, lease: Lease, turn_seq: int, last: str, running: str = "", refused: str = ""
+        ) -> CheckAnswer:
             noted.append(running)
-            return await check(key, lease, turn_seq, last, running)
+            return await check(key, lease, turn_seq, last, running, refused)
 
         world.memory.check = counted  # type: ignore[method-assign, assignment]
         await ask(a, "1")
@@ -502,8 +504,14 @@ def test_a_host_that_was_cut_off_while_it_claimed_runs_nothing_for_clients_that_
         asked, answer_now = asyncio.Event(), asyncio.Event()
         claim, epochs = world.memory.claim, list[int]()
 
-        async def slow(key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None) -> ClaimAnswer:
-            answer = await claim(key, token, host, over)
+        async def slow(
+            key: SessionKey,
+            token: str,
+            host: HostRef,
+            over: tuple[str, int] | None = None,
+            window: int | None = None,
+        ) -> ClaimAnswer:
+            answer = await claim(key, token, host, over, window)
             assert isinstance(answer, Granted)
             epochs.append(answer.lease.epoch)
             asked.set()

@@ -40,14 +40,19 @@ class Slow(MemoryStore):
     claims = claiming = claiming_most = 0
 
     async def claim(
-        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+        self,
+        key: SessionKey,
+        token: str,
+        host: HostRef,
+        over: tuple[str, int] | None = None,
+        window: int | None = None,
     ) -> ClaimAnswer:
         self.claims += 1
         self.claiming += 1
         self.claiming_most = max(self.claiming_most, self.claiming)
         await asyncio.sleep(0.01)
         self.claiming -= 1
-        return await super().claim(key, token, host, over)
+        return await super().claim(key, token, host, over, window)
 
 
 def broken(world: World) -> Broken:

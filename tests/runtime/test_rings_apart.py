@@ -37,9 +37,14 @@ class Granting(MemoryStore):
         self.takeovers = 0
 
     async def claim(
-        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+        self,
+        key: SessionKey,
+        token: str,
+        host: HostRef,
+        over: tuple[str, int] | None = None,
+        window: int | None = None,
     ) -> ClaimAnswer:
-        answer = await super().claim(key, token, host, over)
+        answer = await super().claim(key, token, host, over, window)
         if isinstance(answer, Granted):
             self.granted[key] += 1
             self.takeovers += answer.takeovers

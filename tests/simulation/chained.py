@@ -1,7 +1,8 @@
 """The simulation's agent: each reply says what it was computed from, so that the checker can prove it.
 
-A reply is ``~RUN~RUN~...|COUNT:DIGEST:STATE``: the number of the agent's run in every piece, then how many turns it was
-given, a digest over them, and how many turns its own durable state has counted. The message says how to behave.
+A reply is ``~RUN~RUN~...|COUNT:DIGEST:STATE:CHAIN``: the number of the agent's run in every piece, then how many turns
+it was given, a digest over them, how many turns its own durable state has counted, and a digest that the state carries
+over all of them: an agent with a window has no other memory of most. The message says how to behave.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
     from tests.simulation.process import SimProcess
 
 
-def digest_of(turns: Iterable[Turn]) -> str:
-    """Of ids and replies, in order."""
-    digest = hashlib.blake2b(digest_size=6)
+def digest_of(turns: Iterable[Turn], before: str = "") -> str:
+    """Of ids and replies, in order, after what has the digest ``before``."""
+    digest = hashlib.blake2b(before.encode(), digest_size=6)
     for turn in turns:
         digest.update(f"{turn.turn_seq}={turn.turn_id}={turn.reply};".encode())
     return digest.hexdigest()
+
+
+def carried_on(chain: str, turn: Turn) -> str:
+    """The digest that the state carries, ``turn`` being the last one since."""
+    return digest_of((turn,), chain)
 
 
 def runs_named_in(text: str) -> set[int]:
@@ -40,6 +46,7 @@ class Chained:
     def __init__(self, process: SimProcess, rng: random.Random) -> None:
         self._process = process
         self._rng = rng
+        self.window = process.cluster.plan.window
 
     async def __call__(self, conversation: Conversation) -> AsyncIterator[str]:
         history = self._process.cluster.history
@@ -95,6 +102,10 @@ class Chained:
                 raise ArithmeticError("as the message says")
             if number < pieces - 1:
                 yield f"~{run}"
-        count = conversation.state.get("count", 0) + 1
-        conversation.state["count"] = count
-        yield f"~{run}|{len(conversation.turns)}:{digest_of(conversation.turns)}:{count}"
+        yield f"~{run}|{self._told(conversation)}"
+
+    def _told(self, conversation: Conversation) -> str:
+        turns, state = conversation.turns, conversation.state
+        state["count"] = state.get("count", 0) + 1
+        state["chain"] = carried_on(state["chain"], turns[-1]) if turns else ""
+        return f"{len(turns)}:{digest_of(turns)}:{state['count']}:{state['chain']}"

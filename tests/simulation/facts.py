@@ -25,6 +25,8 @@ class Limits:
     store_timeout_s: float
     hops_max: int
     slots_max: int
+    window: int | None
+    """Turns that the agent is given at most."""
     probe_s: float = 15.0
 
 
@@ -157,9 +159,9 @@ class Facts:
                 return told.answer
         return None
 
-    def commits_under(self, lease: Lease, key: SessionKey, seq: int) -> bool:
-        """Whether a turn was committed under that lease before the event ``seq``."""
-        return any(
+    def commits_under(self, lease: Lease, key: SessionKey, seq: int) -> int:
+        """How many turns were committed under that lease before the event ``seq``."""
+        return sum(
             each.seq < seq and each.key == key and (each.epoch, each.token) == (lease.epoch, lease.token)
             for each in self.accepted
         )

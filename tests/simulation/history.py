@@ -40,6 +40,8 @@ class StoreCall(Event):
     last_turn_id: str = ""
     turn: Turn | None = None
     running: str = ""
+    refused: str = ""
+    window: int | None = None
     answer: Any = None
     again: bool = False
 

@@ -33,6 +33,7 @@ from tests.simulation.mutant import (
 from tests.simulation.mutant import one as _one
 from tests.simulation.mutants_members import MEMBERSHIP
 from tests.simulation.mutants_moves import MOVES
+from tests.simulation.mutants_windows import WINDOWS
 
 MUTANTS: Final = (
     # --- the store: who may write ---------------------------------------------------------------------------------
@@ -197,8 +198,8 @@ MUTANTS: Final = (
         (
             (
                 SESSION,
-                "        came_to = await self._runner.run(ticket)\n",
-                "        came_to = await self._runner.run(ticket, lambda turn: self._answer(ticket, Done(turn, False, self.residence)))\n",
+                "self.transcript).run(ticket)\n",
+                "self.transcript).run(ticket, lambda turn: self._answer(ticket, Done(turn, False, self.residence)))\n",
             ),
             (
                 TURN,
@@ -243,7 +244,7 @@ MUTANTS: Final = (
     _one(
         "not_done without asking the store",
         TURN,
-        "            answer = await self._confirm()\n",
+        "            answer = await self._confirm(refused=request.turn_id)\n",
         "            answer: object = Ok()\n",
     ),
     _one(
@@ -257,13 +258,13 @@ MUTANTS: Final = (
         SESSION,
         "        if self._tombstone:\n            return SessionDeleted()\n",
         "        if self._tombstone:\n            return SessionDeleted()\n"
-        "        if request.if_match is not None and self.phase is Phase.READY and request.if_match != len(self.transcript):\n"
-        "            from actors.errors import PreconditionFailed\n            return PreconditionFailed(turn_seq=len(self.transcript))\n",
+        "        if request.if_match is not None and self.phase is Phase.READY and request.if_match != self.transcript.turn_seq:\n"
+        "            from actors.errors import PreconditionFailed\n            return PreconditionFailed(turn_seq=self.transcript.turn_seq)\n",
     ),
     _one(
         "If-Match is ignored",
         TURN,
-        "        if request.if_match is not None and request.if_match != len(turns):",
+        "        if request.if_match is not None and request.if_match != turns.turn_seq:",
         "        if False:",
     ),
     _one(
@@ -287,22 +288,22 @@ MUTANTS: Final = (
     _one(
         "a poison turn is run for ever",
         TURN,
-        "        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:\n",
+        "        if strikes >= max(1, limits.takeovers_max - 1) and takeovers >= limits.takeovers_max:\n",
         "        if False:\n",
     ),
     _one(
         "poison is whoever comes first",
         TURN,
-        "        if strikes >= max(1, limits.takeovers_max - 1) and self.takeovers >= limits.takeovers_max:\n",
-        "        if self.takeovers >= limits.takeovers_max:\n",
+        "        if strikes >= max(1, limits.takeovers_max - 1) and takeovers >= limits.takeovers_max:\n",
+        "        if takeovers >= limits.takeovers_max:\n",
     ),
     _one(
         "poison is who was there once",
         TURN,
-        "        strikes = self._suspects.count(turn_id)\n",
-        "        strikes = 9 * self._suspects.count(turn_id)\n",
+        "self._standing.suspects.count(turn_id)\n",
+        "9 * self._standing.suspects.count(turn_id)\n",
     ),
-    _one("takeovers in memory are not reset", TURN, "        self.takeovers = 0\n", ""),
+    _one("takeovers in memory are not reset", TURN, "        self._standing.takeovers = 0\n", ""),
     _one(
         "the running turn is not noted",
         TURN,
@@ -319,13 +320,13 @@ MUTANTS: Final = (
     _one(
         "any answer but Fenced counts as committed",
         TURN,
-        "            case Mismatch() | Replayed() | Ahead():\n                return Contradicted()\n            case _:\n                return Lost(answer)\n",
+        "            case Mismatch() | Ahead():\n                return Contradicted()\n            case _:\n                return self._instead(request, answer)\n",
         "            case Fenced():\n                return Lost(answer)\n            case _:\n                return self._committed(turn, state)\n",
     ),
     _one(
         "a fenced host answers all the same",
         TURN,
-        "            case _:\n                return Lost(answer)\n",
+        "            case _:\n                return self._instead(request, answer)\n",
         "            case _:\n                return self._committed(turn, state)\n",
     ),
     _one(
@@ -449,8 +450,8 @@ MUTANTS: Final = (
     _one(
         "newest first",
         "actors/mailbox.py",
-        "        return self._waiting.pop(next(iter(self._waiting)))",
-        "        return self._waiting.pop(next(reversed(self._waiting)))",
+        "        entry = self._waiting.pop(next(iter(self._waiting)))",
+        "        entry = self._waiting.pop(next(reversed(self._waiting)))",
     ),
     _one(
         "a turn that was handed over is called not done",
@@ -527,4 +528,5 @@ MUTANTS: Final = (
     ),
     *MEMBERSHIP,
     *MOVES,
+    *WINDOWS,
 )

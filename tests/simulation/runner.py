@@ -34,12 +34,12 @@ SEED_S = 20.0
 """A seed takes about 0.05 s; one that takes this long never ends."""
 
 
-def limits_of(settings: Settings) -> Limits:
-    """What the checker has to know of them."""
+def limits_of(settings: Settings, window: int | None) -> Limits:
+    """What the checker has to know of them, and the agent's window."""
     session = settings.session
     return Limits(
         session.mailbox_max, session.attachments_max, session.resident_max, session.takeovers_max,
-        settings.ring.beat_ttl_s, settings.store.timeout_s, session.hops_max, settings.ring.slots_max,
+        settings.ring.beat_ttl_s, settings.store.timeout_s, session.hops_max, settings.ring.slots_max, window,
     )  # fmt: skip
 
 
@@ -82,7 +82,9 @@ def run_seed(seed: int, backend: Callable[[Cluster], Backend] | None = None) -> 
     cluster = Cluster(seed, backend)
     with _alarm(cluster.loop, SEED_S):
         cluster.run()
-    return Verdict(seed, tuple(check(cluster.history.events, limits_of(cluster.settings))), cluster.history)
+    return Verdict(
+        seed, tuple(check(cluster.history.events, limits_of(cluster.settings, cluster.plan.window))), cluster.history
+    )
 
 
 def run_seeds(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.errors import RehydraError, StoreFull, StoreUnavailable
@@ -171,10 +172,15 @@ class SimStore:
         self._inner = world.backend.sessions
 
     async def claim(
-        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+        self,
+        key: SessionKey,
+        token: str,
+        host: HostRef,
+        over: tuple[str, int] | None = None,
+        window: int | None = None,
     ) -> ClaimAnswer:
-        record = self._record("claim", key, token=token, over=over)
-        return await self._send(record, lambda: self._inner.claim(key, token, host, over))
+        record = self._record("claim", key, token=token, over=over, window=window)
+        return await self._send(record, lambda: self._inner.claim(key, token, host, over, window))
 
     async def commit(
         self, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None
@@ -189,10 +195,18 @@ class SimStore:
         return await self._send(record, lambda: self._inner.release(key, lease, turn_seq, last_turn_id))
 
     async def check(
-        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+        self,
+        key: SessionKey,
+        lease: Lease,
+        turn_seq: int,
+        last_turn_id: str,
+        running: str = "",
+        refused: str = "",
     ) -> CheckAnswer:
-        record = self._record("check", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id, running=running)
-        return await self._send(record, lambda: self._inner.check(key, lease, turn_seq, last_turn_id, running))
+        record = self._record(
+            "check", key, lease=lease, turn_seq=turn_seq, last_turn_id=last_turn_id, running=running, refused=refused
+        )
+        return await self._send(record, lambda: self._inner.check(key, lease, turn_seq, last_turn_id, running, refused))
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         record = self._record("delete", key)
@@ -251,11 +265,7 @@ class SimStore:
             answer = at_once(apply())
         except StoreUnavailable as error:
             answer = error
-        applied = StoreCall(
-            record.number, record.process, record.call, record.key, record.sent, record.lease, record.token,
-            record.over, record.turn_seq, record.last_turn_id, record.turn, record.running, brief(answer),
-            again=answered is None,
-        )  # fmt: skip
+        applied = replace(record, answer=brief(answer), again=answered is None)
         world.history.add(applied)
         if answered is not None and world.rng.random() >= world.dice.lost_reply:
             self._process.main.call(world.latency(), self._answer, answered, answer)

@@ -136,8 +136,9 @@ class StoreModel:
             )
         if answer.suspects != (life.suspects if life.takeovers else ()):
             raise Complaint("I5", f"{_told(call)}: what dead holders had noted is {life.suspects}")
-        if not _same(answer.checkpoint.turns, life.turns):
-            raise Complaint("I2", f"{_told(call)}: the checkpoint isn't the log of {len(life.turns)} turns")
+        wanted = life.turns if call.window is None else life.turns[-call.window :]
+        if not _same(answer.checkpoint.turns, wanted):
+            raise Complaint("I2", f"{_told(call)}: the checkpoint isn't the last {len(wanted)} turns of the log")
 
     def _begin(self, call: StoreCall) -> Life:
         """A claim where there was no session."""
@@ -206,6 +207,12 @@ class StoreModel:
             self._expect(call, "I8", call.answer, type(refusal))
         else:
             known = life.begins_with(call.turn_seq, call.last_turn_id)
+            done = known and life.seq_of(call.running or call.refused)
+            if done:
+                self._expect(call, "I10", call.answer, Replayed)
+                if not _same([call.answer.turn], [life.turns[done - 1]]):
+                    raise Complaint("I3", f"{_told(call)}: the recorded turn is another")
+                return
             self._expect(call, "I2", call.answer, Ok if known else Regressed)
             if known and call.running:
                 life.running = call.running

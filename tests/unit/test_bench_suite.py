@@ -245,7 +245,7 @@ def test_every_target_but_those_of_absent_parts_finds_its_figures_in_the_plan(tm
 
     verdicts(Asked(results_with(tmp_path)))
     known = {each.name for each in plan.full()}
-    assert asked - known == {"langgraph/base/base", "rehydra/window/5000", "rehydra/window/50"}
+    assert asked - known == {"langgraph/base/base"}
 
 
 def test_the_page_has_every_target_every_measurement_and_every_gap(tmp_path: Path) -> None:

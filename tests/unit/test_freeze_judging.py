@@ -9,9 +9,11 @@ import pytest
 
 from loadtest.bare.freezing import Lasts, Phase, Plan
 from loadtest.bare.judging import RULES, judge
+from loadtest.bare.patched import GUARDS
 from loadtest.bare.store import Sight, Store, Watch
 from loadtest.bare.traffic import Final, Heard
 from loadtest.client import Answer, Kind
+from loadtest.stack import ROOT
 
 A, B = 11, 22
 
@@ -108,3 +110,9 @@ def test_every_kind_of_freeze_comes_at_every_phase() -> None:
     assert {(plan.lasts, plan.phase) for plan in plans} == {(lasts, phase) for lasts in Lasts for phase in Phase}
     assert sum(plan.lasts is Lasts.REPLACED for plan in plans) == 12
     assert plans == [Plan.of(1, number) for number in range(180)]
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_every_guard_that_a_control_takes_out_stands_in_the_product(guard: str) -> None:
+    patch = GUARDS[guard]
+    assert (ROOT / patch.file).read_text().count(patch.old) == 1

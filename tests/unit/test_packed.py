@@ -79,6 +79,54 @@ def test_records_of_any_length_find_a_place(reply_bytes: int) -> None:
     assert max(map(len, kept._chunks)) <= max(CHUNK_BYTES, reply_bytes + 100)
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6), st.sampled_from([3, 900, 6_000, 20_000]))))
+def test_what_is_left_after_drops_is_what_a_list_would_have(steps: list[tuple[int, int, int]]) -> None:
+    kept, model, last, size_bytes = PackedTurns(), list[Turn](), 0, 0
+    for added, dropped, reply_bytes in steps:
+        turns = [Turn(last + n, f"k:{last + n}", "", "m", "r" * reply_bytes) for n in range(1, added + 1)]
+        last += added
+        size_bytes += kept.add(turns)
+        model += turns
+        if drops := min(dropped, len(model) - 1):
+            size_bytes -= kept.drop(drops)
+            del model[:drops]
+        assert list(kept) == model and kept.turn_seq == last and kept.dropped == last - len(model)
+        assert [kept.find(f"k:{n}") is not None for n in range(1, last + 1)] == [
+            n > kept.dropped for n in range(1, last + 1)
+        ]
+        assert sum(map(len, kept._chunks)) == sum(len(packed._record(turn)) for turn in model)
+        assert size_bytes == sum(map(len, kept._chunks)) + 14 * len(model)
+
+
+def test_turns_may_begin_later_than_with_the_first() -> None:
+    kept, turns = PackedTurns(), made(9)
+    kept.add(turns[6:])
+    assert list(kept) == turns[6:] and (kept.dropped, kept.turn_seq, kept.turn_id(-1)) == (6, 9, "k:8")
+
+
+def test_a_copy_keeps_what_is_dropped_and_gets_nothing_new() -> None:
+    kept, turns = PackedTurns(), made(50, 1_000)
+    kept.add(turns[:40])
+    kept.drop(5)
+    copy = kept.copy()
+    kept.add(turns[40:])
+    kept.drop(30)
+    assert list(copy) == turns[5:40] and copy.find("k:39") == turns[39] and copy.turn_seq == 40
+    assert list(kept) == turns[35:]
+
+
+def test_no_place_grows_for_ever_in_a_window_of_one_turn() -> None:
+    """A place has four bytes for the chunk and four for the offset in it."""
+    kept = PackedTurns()
+    for turn in made(200, 1_000):
+        kept.add((turn,))
+        if len(kept) > 1:
+            kept.drop(1)
+        assert kept._bytes_gone < CHUNK_BYTES and len(kept._chunks) == 1
+    assert kept._chunks_gone > 5
+
+
 def test_ids_of_one_digest_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_digest", lambda _: b"\x00" * 8)
     kept, turns = PackedTurns(), made(30)
@@ -97,6 +145,32 @@ def test_a_digest_that_lies_across_two_others_is_not_one_of_them(monkeypatch: py
     assert kept.find("k:2") == turns[2]
 
 
+UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+@pytest.mark.parametrize("prefix", ["k:", "r:"])
+@pytest.mark.parametrize("written", [UUID, UUID.replace("-", "")])
+def test_a_uuid_is_kept_in_17_bytes_and_comes_out_as_it_was(prefix: str, written: str) -> None:
+    kept = PackedTurns()
+    kept.add([Turn(1, turn_id := prefix + written, "", "m", "r")])
+    assert len(packed._packed_id(turn_id)) == 17
+    assert kept.turn_id(0) == kept[0].turn_id == turn_id and kept.find(turn_id) == kept[0]
+
+
+@pytest.mark.parametrize(
+    "turn_id",
+    [
+        *("k:" + UUID.upper(), "k:" + UUID.replace("-", "").upper(), "d:" + UUID, UUID, "k:" + UUID[:-1]),
+        *("k:" + UUID.replace("-", "_"), "k:" + UUID[:-1] + "g", "k:" + UUID.replace("-", "")[:-2] + "  "),
+        *("k:" + "0" * 36, "k:" + "-" * 36, "k:" + "-" * 4 + UUID.replace("-", ""), "k", "k:", "k:" + "é" * 16),
+    ],
+)
+def test_an_id_that_is_nearly_a_uuid_comes_out_as_it_was(turn_id: str) -> None:
+    kept = PackedTurns()
+    kept.add([Turn(1, turn_id, "", "m", "r")])
+    assert kept.turn_id(0) == turn_id and kept.find(turn_id) is not None
+
+
 def test_an_index_out_of_range_is_an_error() -> None:
     kept = PackedTurns()
     kept.add(made(2))
@@ -113,4 +187,4 @@ def test_the_garbage_collector_sees_one_object_however_many_turns_there_are() ->
     kept.add(made(2_000, 100))
     gc.collect()
     parts = [part for part in gc.get_referents(kept) if part is not PackedTurns]
-    assert len(parts) == 3 and not any(map(gc.is_tracked, parts))
+    assert len(parts) == 6 and not any(map(gc.is_tracked, parts))

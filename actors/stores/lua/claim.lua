@@ -12,6 +12,7 @@
 -- ARGV[6]  over epoch        the epoch that was seen with it, or 0
 -- ARGV[7]  ttl_ms            expiry of the session, 0 = never
 -- ARGV[8]  schema_version    the newest that the caller can read
+-- ARGV[9]  window            most turns to load, the last ones; 0 = all
 --
 -- {'granted', epoch, born, takeovers, suspects, turn_seq, state, {record, ...}}   renews the expiry
 --                    suspects: turn ids, one per line and death; SUSPECTS_BYTES_MAX as in stores/base.py
@@ -75,5 +76,8 @@ if not lease then
   redis.call('UNLINK', KEYS[2], KEYS[3])
 end
 renew(tonumber(ARGV[7]))
-return {'granted', epoch, born, takeovers, suspects, lease and lease.turn_seq or 0, redis.call('HGET', KEYS[1], 'state') or '',
-  redis.call('LRANGE', KEYS[2], 0, -1)}
+local turn_seq, window = lease and lease.turn_seq or 0, tonumber(ARGV[9])
+-- Counted from the front, which takes as long: of a log that has lost turns too few would come, and be noticed.
+local first = window > 0 and math.max(0, turn_seq - window) or 0
+return {'granted', epoch, born, takeovers, suspects, turn_seq, redis.call('HGET', KEYS[1], 'state') or '',
+  redis.call('LRANGE', KEYS[2], first, -1)}

@@ -29,7 +29,7 @@ def _streams(facts: Facts) -> None:
             if not epoch:
                 facts.report("intact", said.seq, f"{said.process} sends text before any turn event")
             texts[said.exchange] = (epoch, text + said.text)
-        elif isinstance(said.final, Done) and not said.final.replayed and said.exchange in texts:
+        elif isinstance(said.final, Done) and said.exchange in texts:
             epoch, text = texts[said.exchange]
             if text != said.final.turn.reply or epoch != said.final.turn.epoch:
                 facts.report(

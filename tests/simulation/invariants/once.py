@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from itertools import pairwise
 
@@ -38,8 +39,8 @@ def check_i3_at_most_once(facts: Facts) -> None:
 
 def _not_run_again(facts: Facts) -> None:
     """A host never runs a turn that stands in the very log that it was granted: the store would not take it twice, but
-    the agent may do things that nobody can take back. And the agent is told how often hosts died before it, or this one
-    has begun it already."""
+    the agent may do things that nobody can take back. Save a turn that the agent's window has left behind since. And
+    the agent is told how often hosts died before it, or this one has begun it already."""
     begun: Counter[tuple[SessionKey, str, str]] = Counter()
     for run in sorted(facts.runs.values(), key=lambda run: run.start.seq):
         who = (run.start.key, run.start.turn_id, run.start.process)
@@ -48,10 +49,12 @@ def _not_run_again(facts: Facts) -> None:
         grant = facts.granted(run.start.key, run.start.process, run.start.seq)
         if grant is None:
             continue
-        if any(turn.turn_id == run.start.turn_id for turn in grant.checkpoint.turns):
+        since = facts.commits_under(grant.lease, run.start.key, run.start.seq)
+        left_behind = grant.checkpoint.turn_seq + since - (facts.limits.window or sys.maxsize)
+        kept = {turn.turn_id for turn in grant.checkpoint.turns if turn.turn_seq > left_behind}
+        if run.start.turn_id in kept:
             text = f"{run.start.process} runs {run.start.turn_id} again, which is in the log that it was granted"
             facts.report("I3", run.start.seq, text)
-        since = facts.commits_under(grant.lease, run.start.key, run.start.seq)
         expected = 1 if since else grant.takeovers + 1
         # Not every earlier run counts: after an answer, a repeat begins anew.
         if not expected <= run.start.attempt <= expected + earlier:

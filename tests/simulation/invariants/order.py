@@ -6,13 +6,14 @@ A batch that was handed over belongs to that order; a turn of it that is refused
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from functools import reduce
 from itertools import pairwise
 
 from actors.errors import MailboxFull, PreconditionFailed
 from actors.model import SessionKey
 from actors.ports import Done
 from tests.simulation import history as h
-from tests.simulation.chained import digest_of, runs_named_in
+from tests.simulation.chained import carried_on, digest_of, runs_named_in
 from tests.simulation.facts import Accepted, Facts
 from tests.simulation.invariants.handover import check_batches_are_whole, check_nobody_goes_before_a_batch
 from tests.simulation.invariants.lives import lives_of
@@ -42,14 +43,18 @@ def _computed_from_predecessors(facts: Facts, before: list[Accepted], accepted: 
     start = facts.runs[runs.pop()].start
     if start.process != accepted.process or start.turn_id != turn.turn_id or start.key != accepted.key:
         facts.report("I4", accepted.seq, f"{turn.turn_id} was committed with the reply of another run")
-    count, digest, state = turn.reply.partition("|")[2].split(":")
+    count, digest, state, chain = turn.reply.partition("|")[2].split(":")
     if before and facts.restored_between(before[0].seq, accepted.seq):
         return
-    expected = digest_of(each.turn for each in before)
-    if (int(count), digest) != (turn.turn_seq - 1, expected):
+    window = before if facts.limits.window is None else before[-facts.limits.window :]
+    if (int(count), digest) != (len(window), digest_of(each.turn for each in window)) or turn.turn_seq != len(
+        before
+    ) + 1:
         facts.report("I4", accepted.seq, f"{turn.turn_id} was not computed from exactly its predecessors")
     if int(state) != turn.turn_seq:
         facts.report("I4", accepted.seq, f"the state of {turn.turn_id} has counted {state} turns of {turn.turn_seq}")
+    if chain != reduce(carried_on, (each.turn for each in before), ""):
+        facts.report("I4", accepted.seq, f"the state of {turn.turn_id} was not carried on over all turns before it")
     if before and start.seq < before[-1].seq:
         facts.report("I4", accepted.seq, f"the run of {turn.turn_id} overlaps the turn before it")
 
