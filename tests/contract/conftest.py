@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
 
 from actors.stores.base import MembershipStore, SessionStore
 from tests.contract.lab import Lab, MemoryLab, RedisLab
+from tests.contract.postgres_lab import PostgresLab
+from tests.postgres_server import PostgresServer
 from tests.servers import Server, ServerMissing, in_ci
 
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
-LABS = ("memory", *SERVERS)
+LABS = ("memory", *SERVERS, "postgres")
 
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[Callable[[str], str]]:
     """kind -> URL of a server of that kind, started on first use."""
-    started: dict[str, Server] = {}
+    started: dict[str, Server | PostgresServer] = {}
 
     def url(kind: str) -> str:
         if kind == "remote":
             return os.environ["REDIS_URL"]
+        if kind == "postgres" and "POSTGRES_URL" in os.environ:
+            return os.environ["POSTGRES_URL"]
         if kind not in started:
-            started[kind] = start(kind)
+            started[kind] = start_postgres() if kind == "postgres" else start(kind)
         return started[kind].url
 
     try:
@@ -41,8 +46,20 @@ def server_url() -> Iterator[Callable[[str], str]]:
 
 def start(kind: str) -> Server:
     """A running server of that kind, or skip (at home), or fail (in CI)."""
+    return running(lambda: Server(kind))
+
+
+def start_postgres(**settings: str | int) -> PostgresServer:
+    """A running PostgreSQL, or skip (at home), or fail (in CI)."""
+    return running(lambda: PostgresServer(**settings))
+
+
+S = TypeVar("S", Server, PostgresServer)
+
+
+def running(make: Callable[[], S]) -> S:
     try:
-        server = Server(kind)
+        server = make()
     except ServerMissing as missing:
         if in_ci():
             pytest.fail(str(missing))
@@ -54,11 +71,17 @@ def start(kind: str) -> Server:
         raise
 
 
+def lab_of(kind: str, server_url: Callable[[str], str]) -> Lab:
+    """A new lab of that kind."""
+    if kind == "memory":
+        return MemoryLab()
+    return PostgresLab(server_url(kind)) if kind == "postgres" else RedisLab(kind, server_url(kind))
+
+
 @pytest_asyncio.fixture(params=LABS)
 async def lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[Lab]:
     """Each store in turn."""
-    kind = request.param
-    lab: Lab = MemoryLab() if kind == "memory" else RedisLab(kind, server_url(kind))
+    lab = lab_of(request.param, server_url)
     try:
         yield lab
     finally:
