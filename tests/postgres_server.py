@@ -86,6 +86,17 @@ class Sql:
             self._loop.call_soon_threadsafe(self._connection.terminate)
 
 
+def columns(sql: Sql, table: str) -> list[str]:
+    """The columns of a table, in their order."""
+    return [
+        row["attname"]
+        for row in sql.fetch(
+            "SELECT attname::text FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 ORDER BY attnum",
+            table,
+        )
+    ]
+
+
 class PostgresServer:
     """One server. A context manager; or call :meth:`start` and, whatever happens, :meth:`stop`."""
 
@@ -158,6 +169,18 @@ class PostgresServer:
         self.kill()
         self.start()
 
+    def revive(self) -> None:
+        """Running again, whatever was done to it."""
+        self.thaw()
+        if self._process is None:
+            self.start()
+
+    def make_standby(self) -> None:
+        """From now on it follows another server, which there isn't, and takes no writes."""
+        self._end()
+        (self.data / "standby.signal").touch()
+        self.start()
+
     def freeze(self) -> None:
         """SIGSTOP of all of it: connections are accepted, nothing is answered."""
         for process in self._family():
@@ -172,16 +195,19 @@ class PostgresServer:
 
     def stop(self) -> None:
         """End it and delete its folder. Idempotent."""
+        self._end(signal.SIGQUIT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self, number: signal.Signals = signal.SIGINT) -> None:
+        """A shutdown, fast or immediate; both take away what a killed server would leave in the kernel."""
         if self._process is not None:
             self.thaw()
-            # An immediate shutdown, which takes away what a killed server would leave in the kernel.
-            self._process.send_signal(signal.SIGQUIT)
+            self._process.send_signal(number)
             try:
                 self._process.wait(START_S)
             except subprocess.TimeoutExpired:
                 self.kill()
             self._process = None
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         try:
@@ -196,6 +222,8 @@ class PostgresServer:
         self.stop()
 
     def _family(self) -> list[psutil.Process]:
+        if self._process is None:
+            return []
         try:
             server = psutil.Process(self.pid)
             return [server, *server.children(recursive=True)]

@@ -20,7 +20,7 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
 
     ``memory://`` is for one host alone: nothing survives its process, and no other host can see it.
     """
-    scheme = urlsplit(settings.store.url).scheme
+    scheme = _scheme(settings)
     if scheme == "memory":
         return _in_memory(settings)
     if scheme in ("redis", "rediss", "unix"):
@@ -41,7 +41,7 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
 
 async def unfit_store(settings: Settings) -> str:
     """What has become wrong with the store since it was opened, in one sentence; "" if nothing has."""
-    scheme = urlsplit(settings.store.url).scheme
+    scheme = _scheme(settings)
     if scheme == "memory":
         return ""
     if scheme in POSTGRES:
@@ -58,13 +58,20 @@ async def unfit_store(settings: Settings) -> str:
 def open_membership(settings: Settings) -> MembershipStore:
     """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use."""
     # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
-    if urlsplit(settings.store.url).scheme in POSTGRES:
+    if _scheme(settings) in POSTGRES:
         from actors.stores.postgres_membership import PostgresMembership  # noqa: PLC0415
 
         return PostgresMembership.connect(settings.store, settings.ring.beat_interval_s)
     from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
 
     return RedisMembership.connect(settings.store, settings.ring.beat_interval_s)
+
+
+def _scheme(settings: Settings) -> str:
+    try:
+        return urlsplit(settings.store.url).scheme
+    except ValueError as error:
+        raise Misconfigured(f"store.url isn't one: {error}") from error
 
 
 def _require_asyncpg() -> None:

@@ -43,26 +43,32 @@ class Transport(Protocol):
 class PostgresStore:
     """The :class:`~actors.stores.base.SessionStore` on a PostgreSQL server.
 
-    ``ttl_s`` and ``tombstone_s`` are those of the session settings, ``page_bytes_max`` of the store's.
+    ``ttl_s`` and ``tombstone_s`` are those of the session settings, ``page_bytes_max`` and ``sweep_s`` of the store's
+    (0: it doesn't sweep by itself).
     """
 
-    def __init__(self, transport: Transport, ttl_s: float, tombstone_s: float, page_bytes_max: int = 8 << 20) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        ttl_s: float,
+        tombstone_s: float,
+        page_bytes_max: int = 8 << 20,
+        sweep_s: float = 0.0,
+    ) -> None:
         self._transport = transport
         self._ttl_ms = int(ttl_s * 1000)
         self._tombstone_ms = max(1, int(tombstone_s * 1000))
         self._page_bytes_max = page_bytes_max
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweeper = asyncio.create_task(self._sweep_on(sweep_s), name="store-sweeper") if sweep_s else None
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
         """A store whose server was found fit and has the tables. Misconfigured says in one sentence what isn't so."""
         async with fit_connection(settings.store.url, settings.store.timeout_s) as connection:
             await prepare(connection, settings.store)
-        session = settings.session
-        lanes = Lanes(settings.store, OF_SESSIONS)
-        store = cls(lanes, session.ttl_s, session.tombstone_s, settings.store.page_bytes_max)
-        store._sweeper = asyncio.create_task(store._sweep_on(settings.store.sweep_s), name="store-sweeper")
-        return store
+        session, own = settings.session, settings.store
+        lanes = Lanes(own, OF_SESSIONS)
+        return cls(lanes, session.ttl_s, session.tombstone_s, own.page_bytes_max, own.sweep_s)
 
     async def claim(
         self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None

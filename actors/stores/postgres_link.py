@@ -52,7 +52,8 @@ class Link:
         """Connect and prepare. Raises what asyncpg raises, TimeoutError and OSError."""
         connection = await connect(url, timeout_s, timeout_s)
         try:
-            prepared = {name: await connection.prepare(functions.statement(schema, name)) for name in names}
+            # Under a name: a statement without one would be parsed again by every call.
+            prepared = {name: await connection.prepare(functions.statement(schema, name), name=name) for name in names}
         except BaseException:
             connection.terminate()
             raise

@@ -9,7 +9,9 @@ everything as it should be takes no lock and writes nothing, so it needs no righ
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -18,10 +20,17 @@ from actors.errors import Misconfigured
 from actors.model import SCHEMA_VERSION
 from actors.settings import StoreSettings
 from actors.stores.codec import newer_schema
+from actors.stores.postgres_errors import one_line
 from actors.stores.postgres_functions import FUNCTIONS, SQL_FOLDER, Functions
 
-LAYOUT: Final = len(list(SQL_FOLDER.glob("layout_*.sql")))
-"""The newest layout that this program knows."""
+
+def load_layouts(folder: Path = SQL_FOLDER) -> tuple[str, ...]:
+    """The statements that lead from each layout to the next, the first from nothing to layout 1."""
+    count = len(list(folder.glob("layout_*.sql")))
+    return tuple((folder / f"layout_{number}.sql").read_text("utf-8") for number in range(1, count + 1))
+
+
+LAYOUTS: Final = load_layouts()
 TABLES: Final = ("layout", "sessions", "turns", "remains", "ring", "members", "spares", "beats")
 RELATIONS: Final = (*TABLES, "lives")
 
@@ -32,27 +41,36 @@ class Found:
 
     layout: int
     schema_version: int
-    relations: frozenset[str]
     functions: int
-    refused: str
+    refused: str = ""
     """A table that this user may not read and write; "" if there is none."""
 
+    @property
+    def made(self) -> tuple[int, int, int]:
+        return (self.layout, self.schema_version, self.functions)
 
-async def prepare(connection: Any, settings: StoreSettings, functions: Functions = FUNCTIONS) -> None:
+
+async def prepare(
+    connection: Any,
+    settings: StoreSettings,
+    functions: Functions = FUNCTIONS,
+    layouts: Sequence[str] = LAYOUTS,
+) -> None:
     """Make what is missing. Misconfigured if it is a newer program's, somebody else's, or forbidden."""
-    schema = settings.prefix
-    if not _complete(await _look(connection, schema, functions), functions):
+    schema, wanted = settings.prefix, (len(layouts), SCHEMA_VERSION, len(functions.sources))
+    found = await _look(connection, schema, functions, len(layouts))
+    if found.made != wanted:
         async with connection.transaction(isolation="read_committed"):
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _lock(schema))
-            found = await _look(connection, schema, functions)
+            found = await _look(connection, schema, functions, len(layouts))
             try:
-                await _make(connection, schema, found, functions)
+                await _make(connection, schema, found, functions, layouts)
             except asyncpg.InsufficientPrivilegeError as error:
                 raise Misconfigured(
-                    f"The user in store.url may not make the tables in schema {schema!r} ({error}): let one start it"
-                    " once who may, or grant it."
+                    f"The user in store.url may not make the tables in schema {schema!r} ({one_line(error)}):"
+                    " let one start it once who may, or grant it."
                 ) from error
-    found = await _look(connection, schema, functions)
+        found = await _look(connection, schema, functions, len(layouts))
     if found.refused:
         raise Misconfigured(
             f"The user in store.url may not read and write the table {schema}.{found.refused}: grant it SELECT,"
@@ -60,27 +78,17 @@ async def prepare(connection: Any, settings: StoreSettings, functions: Functions
         )
 
 
-def _complete(found: Found, functions: Functions) -> bool:
-    return (
-        found.layout == LAYOUT and found.schema_version == SCHEMA_VERSION and found.functions == len(functions.sources)
-    )
-
-
-async def _look(connection: Any, schema: str, functions: Functions) -> Found:
+async def _look(connection: Any, schema: str, functions: Functions, layout_max: int) -> Found:
     """Misconfigured if what is there can't be used."""
     row = await connection.fetchrow(
         _LOOK, schema, list(RELATIONS), [f"{name}_{functions.digest}" for name in functions.sources]
     )
     relations = frozenset(row["relations"])
     if not relations:
-        return Found(0, 0, relations, row["functions"], "")
+        return Found(0, 0, row["functions"])
     if row["of_layout"] != 2:
         first = "layout" if "layout" in relations else min(relations)
         raise _foreign(schema, first)
-    if missing := sorted(set(RELATIONS) - relations):
-        raise Misconfigured(
-            f"The table {schema}.{missing[0]} is missing in the database: restore it, or choose another store.prefix."
-        )
     try:
         layouts = await connection.fetch(f'SELECT layout, schema_version FROM "{schema}".layout')
     except asyncpg.InsufficientPrivilegeError:
@@ -88,25 +96,29 @@ async def _look(connection: Any, schema: str, functions: Functions) -> Found:
     if len(layouts) != 1:
         raise _foreign(schema, "layout")
     layout, schema_version = layouts[0]
-    if layout > LAYOUT:
+    if layout > layout_max:
         raise Misconfigured(
-            f"The tables in schema {schema!r} have layout {layout}, but this program knows only up to {LAYOUT}:"
+            f"The tables in schema {schema!r} have layout {layout}, but this program knows only up to {layout_max}:"
             " start the newer program again, or give this one another store.prefix."
         )
     if schema_version > SCHEMA_VERSION:
         raise newer_schema("Something", schema_version)
-    return Found(layout, schema_version, relations, row["functions"], row["refused"] or "")
+    if missing := sorted(set(RELATIONS) - relations):
+        raise Misconfigured(
+            f"The table {schema}.{missing[0]} is missing in the database: restore it, or choose another store.prefix."
+        )
+    return Found(layout, schema_version, row["functions"], row["refused"] or "")
 
 
-async def _make(connection: Any, schema: str, found: Found, functions: Functions) -> None:
-    if found.layout == 0:
-        await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
-    for layout in range(found.layout + 1, LAYOUT + 1):
-        text = (SQL_FOLDER / f"layout_{layout}.sql").read_text("utf-8")
+async def _make(connection: Any, schema: str, found: Found, functions: Functions, layouts: Sequence[str]) -> None:
+    # Not IF NOT EXISTS: that asks for the right to make one, which who was given a schema needn't have.
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", schema):
+        await connection.execute(f'CREATE SCHEMA "{schema}"')
+    for text in layouts[found.layout :]:
         await connection.execute(functions.placed(schema, text))
-    if (found.layout, found.schema_version) != (LAYOUT, SCHEMA_VERSION):
+    if (found.layout, found.schema_version) != (len(layouts), SCHEMA_VERSION):
         await connection.execute(
-            f'UPDATE "{schema}".layout SET layout = $1, schema_version = $2', LAYOUT, SCHEMA_VERSION
+            f'UPDATE "{schema}".layout SET layout = $1, schema_version = $2', len(layouts), SCHEMA_VERSION
         )
     if found.functions != len(functions.sources):
         # Those that are there already have the same text, or their names would have another digest.

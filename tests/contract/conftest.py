@@ -108,6 +108,22 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
         server.stop()
 
 
+@pytest.fixture(scope="module")
+def _one_postgres() -> Iterator[PostgresServer]:
+    server = start_postgres()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def own_postgres(_one_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A PostgreSQL that this test may freeze or kill; the next one in its module finds it running again."""
+    yield _one_postgres
+    _one_postgres.revive()
+
+
 @pytest_asyncio.fixture
 async def own_lab(own_server: Server) -> AsyncIterator[RedisLab]:
     """A lab on a server that this test may break. Calls time out after 0.5 s."""

@@ -7,15 +7,18 @@ most tests do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, cast
+
+import asyncpg
 
 from actors.model import SessionKey
 from actors.settings import StoreSettings
 from actors.stores.postgres import PostgresStore
 from actors.stores.postgres_fit import fit_connection
-from actors.stores.postgres_functions import OF_SESSIONS
+from actors.stores.postgres_functions import OF_SESSIONS, Functions
 from actors.stores.postgres_lanes import Lanes
 from actors.stores.postgres_membership import PostgresMembership
 from actors.stores.postgres_schema import prepare
@@ -65,6 +68,47 @@ class PostgresLab:
         store = PostgresStore(Lanes(self.settings, OF_SESSIONS), ttl_s, tombstone_s, page_bytes_max)
         self._stores.append(store)
         return store
+
+    def opened(self, sweep_s: float) -> PostgresStore:
+        """A store that sweeps by itself."""
+        store = PostgresStore(Lanes(self.settings, OF_SESSIONS), TTL_S, TOMBSTONE_S, sweep_s=sweep_s)
+        self._stores.append(store)
+        return store
+
+    async def make(self, functions: Functions) -> None:
+        """Other functions beside the ones that are there."""
+        async with fit_connection(self.settings.url, 10.0, warn=False) as connection:
+            await prepare(connection, self.settings, functions)
+
+    def unmake(self, functions: Functions) -> None:
+        for name in functions.sources:
+            self.sql.execute(f"DROP FUNCTION {functions.named(SCHEMA, name)}")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """A connection with an open transaction, which is committed at the end."""
+        connection = await asyncpg.connect(self.settings.url)
+        try:
+            async with connection.transaction():
+                yield connection
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def locked(self, *keys: SessionKey) -> AsyncIterator[None]:
+        """As long as this lasts, whoever wants the lock of one of these sessions waits."""
+        async with self.transaction() as connection:
+            for key in keys:
+                await connection.execute(
+                    "SELECT FROM test.sessions WHERE tenant = $1 AND session_id = $2 FOR UPDATE", *_of(key)
+                )
+            yield
+
+    async def until_waiting(self, count: int) -> None:
+        """Until that many statements of the store wait for a lock."""
+        async with asyncio.timeout(5):
+            while self.sql.fetch(_WAITING)[0]["count"] < count:  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(0.005)
 
     def membership(self) -> PostgresMembership:
         membership = PostgresMembership.connect(self.settings, 1.0)
@@ -133,6 +177,9 @@ class PostgresLab:
         leaked = self.leaked()
         self.sql.execute(EMPTY)
         assert not leaked, f"Neither expires nor is swept: {leaked}"
+
+
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rehydra' AND wait_event_type = 'Lock'"
 
 
 def _of(key: SessionKey) -> tuple[str, str]:

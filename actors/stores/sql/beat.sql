@@ -7,8 +7,8 @@
 -- _known_ring_version  the table comes along if it has another one now
 -- _keep_ms             a host outside of the table is forgotten after so long a silence
 --
--- ring_version, listed, incarnations, counters, states, addresses, slots, records   the last two null if the table is
--- known
+-- ring_version, listed, incarnations, counters, states, addresses
+-- slots, records   the table; null if it is known
 CREATE OR REPLACE FUNCTION rehydra.beat(
   _incarnation text, _state text, _address text, _known_ring_version bigint, _keep_ms bigint,
   OUT ring_version bigint, OUT listed boolean, OUT incarnations text[], OUT counters bigint[], OUT states text[],

@@ -5,8 +5,9 @@
 -- _tombstone_ms    how long the tombstone stays, above 0
 -- _schema_version  under which it is written
 --
--- missing ok       incarnation, slot, address   of who held it, empty: nobody. Also if it is deleted already; the
--- tombstone then                                       keeps its expiry
+-- missing
+-- ok       incarnation, slot, address   of who held it, empty: nobody. Also if it is deleted already; its tombstone
+--                                       then keeps its expiry
 CREATE OR REPLACE FUNCTION rehydra.delete(
   _tenant text, _session_id text, _tombstone_ms bigint, _schema_version integer,
   OUT answer text, OUT incarnation text, OUT slot text, OUT address text

@@ -1,9 +1,7 @@
--- layout 1: the tables. Run once, in the transaction that made the schema; never changed, only followed by
--- layout_2.sql.
+-- layout 1: the tables. Run once, in the transaction that made the schema; never changed, only followed by others.
 --
 -- In place of "rehydra." stands the schema that store.prefix names. Numbers are bigint, moments are ms since 1970 by
--- this server's clock. Turn ids are bytea, compared byte for byte: text can't hold every character that a client may
--- send.
+-- this server's clock. Turn ids are bytea, compared byte for byte: text can't hold every character of one.
 
 CREATE TABLE rehydra.layout (
   layout integer NOT NULL,          -- which of these files was run last
