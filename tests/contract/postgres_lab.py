@@ -7,8 +7,8 @@ most tests do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from typing import Any, cast
 
@@ -54,8 +54,8 @@ class PostgresLab:
 
     kind = "postgres"
 
-    def __init__(self, url: str) -> None:
-        self.settings = settings_for(url)
+    def __init__(self, url: str, timeout_s: float = 2.0) -> None:
+        self.settings = settings_for(url).model_copy(update={"timeout_s": timeout_s})
         self.sql = prepared(url)
         self._close: list[Callable[[], object]] = []
         self._stores: list[PostgresStore] = []
@@ -109,6 +109,21 @@ class PostgresLab:
         async with asyncio.timeout(5):
             while self.sql.fetch(_WAITING)[0]["count"] < count:  # noqa: ASYNC110 - the server tells nobody
                 await asyncio.sleep(0.005)
+
+    async def until_waiting_no_more(self) -> None:
+        """Until none of them does."""
+        async with asyncio.timeout(5):
+            while self.sql.fetch(_WAITING)[0]["count"]:  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(0.005)
+
+    @contextmanager
+    def no_room(self) -> Iterator[None]:
+        """As long as this lasts, no turn can be written, and the server says why in its own words."""
+        self.sql.execute(_FULL)
+        try:
+            yield
+        finally:
+            self.sql.execute("DROP TRIGGER full_disk ON test.turns; DROP FUNCTION test.full_disk")
 
     def membership(self) -> PostgresMembership:
         membership = PostgresMembership.connect(self.settings, 1.0)
@@ -180,6 +195,15 @@ class PostgresLab:
 
 
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rehydra' AND wait_event_type = 'Lock'"
+
+
+_FULL = """
+CREATE FUNCTION test.full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON test.turns FOR EACH ROW EXECUTE FUNCTION test.full_disk()
+"""
 
 
 def _of(key: SessionKey) -> tuple[str, str]:
