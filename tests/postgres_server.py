@@ -25,10 +25,11 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import asyncpg
 import psutil  # type: ignore[import-untyped]
+import pytest
 
 from deploy import postgres
 from deploy.folder import NotPossible
-from tests.servers import ServerMissing, die_with_parent, free_port
+from tests.servers import ServerMissing, die_with_parent, free_port, in_ci
 
 A = TypeVar("A")
 PASSWORD: Final = "a secret"
@@ -42,7 +43,7 @@ def programs() -> Path:
     if chosen := os.environ.get("TEST_POSTGRES_BIN"):
         return Path(chosen)
     try:
-        return postgres.programs()
+        return postgres.programs(_room("programs") / "copied")
     except NotPossible as missing:
         raise ServerMissing(str(missing)) from missing
 
@@ -50,11 +51,17 @@ def programs() -> Path:
 @cache
 def _empty() -> Path:
     """The data of a new server, from which all others are copied."""
-    folder = Path(tempfile.mkdtemp(prefix="postgres-empty-"))
+    data = _room("empty") / "data"
+    postgres.make_data(programs(), data, PASSWORD, "--no-sync")
+    return data
+
+
+def _room(name: str) -> Path:
+    """A folder that everybody may enter, until the end of this process."""
+    folder = Path(tempfile.mkdtemp(prefix=f"postgres-{name}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     folder.chmod(0o755)
-    postgres.make_data(programs(), folder / "data", PASSWORD, "--no-sync")
-    return folder / "data"
+    return folder
 
 
 class Sql:
@@ -98,12 +105,11 @@ def columns(sql: Sql, table: str) -> list[str]:
 
 
 class PostgresServer:
-    """One server. A context manager; or call :meth:`start` and, whatever happens, :meth:`stop`."""
+    """One server, not started yet (see ``start_postgres``). A context manager stops it."""
 
     def __init__(self, **settings: str | int) -> None:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-        self.folder.chmod(0o755)
         self.data = self.folder / "data"
         subprocess.run(["cp", "-a", str(_empty()), str(self.data)], check=True)
         self._process: subprocess.Popen[bytes] | None = None
@@ -132,19 +138,15 @@ class PostgresServer:
 
     def start(self) -> Self:
         """Returns as soon as it answers."""
-        words = [f"{name}={value}" for name, value in {**self._settings, "port": self.port}.items()]
-        command = [
-            str(programs() / "postgres"),
-            "-D",
-            str(self.data),
-            *(word for pair in words for word in ("-c", pair)),
-        ]
-        with self._log().open("ab") as log:
+        settings = {**self._settings, "port": self.port}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with self._log().open("ab") as log, postgres.handed_over(self.data) as (data, more):
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [str(programs() / "postgres"), "-D", data, *options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 # After it has become another user, which would end the kernel's promise. One call and nothing else.
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
-                **postgres.as_whom(self.data),
+                **postgres.as_user(postgres.as_whom(self.data)), **more,
             )  # fmt: skip
         deadline = time.monotonic() + START_S
         while not postgres.is_ready(self.data, self.pid):
@@ -210,11 +212,7 @@ class PostgresServer:
             self._process = None
 
     def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -232,3 +230,18 @@ class PostgresServer:
 
     def _log(self) -> Path:
         return self.folder / "server.log"
+
+
+def start_postgres(**settings: str | int) -> PostgresServer:
+    """A running one; where there is none, skip at home and fail in CI."""
+    try:
+        server = PostgresServer(**settings)
+    except ServerMissing as missing:
+        if in_ci():
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    try:
+        return server.start()
+    except BaseException:
+        server.stop()
+        raise

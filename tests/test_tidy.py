@@ -51,6 +51,7 @@ SLEEPERS = {
     "router/edge/process.py": "runs in a thread, and waits for a process that isn't its child",
     "loadtest/agents.py": "blocks the event loop on purpose",
     "loadtest/locustfile.py": "Locust makes it a yield of its own event loop",
+    "tests/simulation/postgres_backend.py": "waits in real time for a real server, outside of the virtual clock",
     "tests/simulation/redis_backend.py": "waits in real time for a real server, outside of the virtual clock",
     "tests/postgres_server.py": "waits for a server, which tells nobody when it is ready",
     "tests/servers.py": "waits for a server between its first two milliseconds",

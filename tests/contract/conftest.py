@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TypeVar
 
 import pytest
 import pytest_asyncio
@@ -16,7 +15,7 @@ import pytest_asyncio
 from actors.stores.base import MembershipStore, SessionStore
 from tests.contract.lab import Lab, MemoryLab, RedisLab
 from tests.contract.postgres_lab import PostgresLab
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import PostgresServer, start_postgres
 from tests.servers import Server, ServerMissing, in_ci
 
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
@@ -46,20 +45,8 @@ def server_url() -> Iterator[Callable[[str], str]]:
 
 def start(kind: str) -> Server:
     """A running server of that kind, or skip (at home), or fail (in CI)."""
-    return running(lambda: Server(kind))
-
-
-def start_postgres(**settings: str | int) -> PostgresServer:
-    """A running PostgreSQL, or skip (at home), or fail (in CI)."""
-    return running(lambda: PostgresServer(**settings))
-
-
-S = TypeVar("S", Server, PostgresServer)
-
-
-def running(make: Callable[[], S]) -> S:
     try:
-        server = make()
+        server = Server(kind)
     except ServerMissing as missing:
         if in_ci():
             pytest.fail(str(missing))

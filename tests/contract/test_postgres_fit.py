@@ -23,10 +23,9 @@ from actors.stores.base import Granted
 from actors.stores.postgres_functions import FUNCTIONS
 from actors.stores.postgres_schema import LAYOUTS, RELATIONS
 from deploy import cluster
-from tests.contract.conftest import start_postgres
 from tests.contract.lab import ANNA, begin, fresh_key
 from tests.contract.postgres_lab import prepared
-from tests.postgres_server import PostgresServer, Sql
+from tests.postgres_server import PostgresServer, Sql, start_postgres
 from tests.servers import free_port
 
 PREFIX = "fit"
