@@ -178,7 +178,8 @@ def make_data(
     finally:
         os.close(secret)
     if made.returncode:
-        why = next((line for line in made.stdout.splitlines() if "error:" in line), made.stdout.strip()[-200:])
+        lines = made.stdout.strip().splitlines() or ["no word"]
+        why = next((line for line in lines if "error:" in line), lines[0])
         raise NotPossible(f"PostgreSQL's data can't be made in {folder}: {why}")
 
 
