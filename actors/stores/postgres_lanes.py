@@ -132,6 +132,7 @@ class Lanes:
             self._waiting.extendleft(reversed(later))
 
     async def _run(self, lane: _Lane) -> None:
+        """The life of a lane."""
         try:
             while True:
                 waiting = self._take()
@@ -140,35 +141,45 @@ class Lanes:
                     self._idle.append(idle)
                     await idle
                     continue
+                if lane.link is None or lane.link.closed:
+                    # Nothing was sent, so the call waits for its place on, whether here or on another lane.
+                    self._waiting.appendleft(waiting)
+                    await self._open(lane)
+                    continue
                 self._loads += waiting.call.loads
                 try:
-                    await self._exchange(lane, waiting)
+                    await self._exchange(lane, lane.link, waiting)
                 finally:
                     self._loads -= waiting.call.loads
         finally:
             if lane.link is not None:
                 await lane.link.close()
 
-    async def _exchange(self, lane: _Lane, waiting: _Waiting) -> None:
-        """Send the call and hand out its answer. Whatever happens, it has ended afterwards."""
+    async def _open(self, lane: _Lane) -> None:
+        """Connect; if that fails, so does the call whose turn it is.
+
+        It has the settings' whole time, also where calls have less: a connection takes longer to make than a beat may
+        wait, on a busy machine, and the next beat finds it made.
+        """
+        settings = self._settings
         try:
-            link = lane.link
-            # One that has died since its last use is replaced before anything is sent on it.
-            if link is None or link.closed:
-                async with asyncio.timeout(self._timeout_s):
-                    link = lane.link = await Link.open(
-                        self._settings.url, self._settings.prefix, self._names, self._timeout_s, self._functions
-                    )
-            timer = asyncio.get_running_loop().call_later(self._timeout_s, link.terminate)
-            lane.busy = True
-            try:
-                answer = await link.ask(waiting.call)
-            finally:
-                lane.busy = False
-                timer.cancel()
+            async with asyncio.timeout(settings.timeout_s):
+                lane.link = await Link.open(
+                    settings.url, settings.prefix, self._names, self._timeout_s, self._functions
+                )
+        except Exception as error:  # Whatever it is: the lane tries again for the next call.
+            if (waiting := self._take()) is not None:
+                _fail(waiting, as_store_error(error))
+
+    async def _exchange(self, lane: _Lane, link: Link, waiting: _Waiting) -> None:
+        """Send the call and hand out its answer. Whatever happens, it has ended afterwards."""
+        timer = asyncio.get_running_loop().call_later(self._timeout_s, link.terminate)
+        lane.busy = True
+        try:
+            answer = await link.ask(waiting.call)
         except Exception as error:  # Whatever it is: the lane goes on with the next call.
-            if lane.link is not None and not isinstance(error, PostgresError):
-                lane.link.terminate()
+            if not isinstance(error, PostgresError):
+                link.terminate()
             _fail(waiting, as_store_error(error))
         except BaseException:
             _fail(waiting, StoreUnavailable("The connection to the checkpoint store was closed."))
@@ -176,6 +187,9 @@ class Lanes:
         else:
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
+        finally:
+            lane.busy = False
+            timer.cancel()
 
 
 class _Lane:

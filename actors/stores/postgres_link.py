@@ -16,6 +16,8 @@ import asyncpg
 from actors.stores.postgres_functions import FUNCTIONS, Answer, Call, Functions
 
 CLOSE_S: Final = 1.0
+OPEN_S: Final = 60.0
+"""asyncpg wants a limit of its own; whoever connects has a shorter one."""
 
 
 async def connect(url: str, timeout_s: float, statement_s: float) -> Any:
@@ -47,10 +49,10 @@ class Link:
 
     @classmethod
     async def open(
-        cls, url: str, schema: str, names: Sequence[str], timeout_s: float, functions: Functions = FUNCTIONS
+        cls, url: str, schema: str, names: Sequence[str], statement_s: float, functions: Functions = FUNCTIONS
     ) -> Self:
-        """Connect and prepare. Raises what asyncpg raises, TimeoutError and OSError."""
-        connection = await connect(url, timeout_s, timeout_s)
+        """Connect and prepare. Raises what asyncpg raises, and OSError; the caller bounds how long it may take."""
+        connection = await connect(url, OPEN_S, statement_s)
         try:
             # Under a name: a statement without one would be parsed again by every call.
             prepared = {name: await connection.prepare(functions.statement(schema, name), name=name) for name in names}

@@ -12,20 +12,21 @@ import pytest_asyncio
 
 from actors.errors import Outcome, StoreFull, StoreUnavailable
 from actors.model import HostState
-from actors.stores.base import Buried, Ok, Replayed
+from actors.stores.base import Buried, Missing, Ok, Replayed
 from actors.stores.postgres import PostgresStore
 from actors.stores.postgres_functions import OF_SESSIONS
 from actors.stores.postgres_lanes import Lanes
+from actors.stores.postgres_link import Link
 from tests.contract.lab import TOMBSTONE_S, TTL_S, Talk, begin, fresh_key, turn
 from tests.contract.postgres_lab import PostgresLab
 from tests.postgres_server import PostgresServer
 
-TIMEOUT_S = 0.5
+TIMEOUT_S = 1.0
 
 
 @pytest_asyncio.fixture
 async def lab(own_postgres: PostgresServer) -> AsyncIterator[PostgresLab]:
-    """A lab on a server that this test may break. Calls time out after 0.5 s."""
+    """A lab on a server that this test may break. Calls time out after 1 s."""
     lab = PostgresLab(own_postgres.url, timeout_s=TIMEOUT_S)
     try:
         yield lab
@@ -78,8 +79,8 @@ async def test_the_queue_has_an_end(lab: PostgresLab, own_postgres: PostgresServ
     await store.read(fresh_key(), 0, 1)
     own_postgres.freeze()
     waiting = [asyncio.create_task(store.read(fresh_key(), 0, 1))]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)  # Now it is under way, and its place is free.
+    for _ in range(3):
+        await asyncio.sleep(0)  # Then it is under way, and its place is free.
     waiting += [asyncio.create_task(store.read(fresh_key(), 0, 1)) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable, match="waiting_max"):
@@ -132,6 +133,32 @@ async def test_beats_that_a_crash_has_forgotten_do_not_restart_low(
     before = max([await asyncio.to_thread(beat) for _ in range(5)])
     own_postgres.restart()
     assert await asyncio.to_thread(beat) > before
+
+
+async def test_a_connection_that_takes_longer_than_a_call_may_wait_is_there_for_the_next(
+    lab: PostgresLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat waits half a second. On a machine that takes longer to connect, no host would ever join."""
+    connected, opened, open_link = asyncio.Event(), list[Link](), Link.open
+
+    async def slow(*arguments: Any) -> Link:
+        await connected.wait()
+        opened.append(await open_link(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(Link, "open", slow)
+    lanes = Lanes(lab.settings, OF_SESSIONS, lanes=1, timeout_s=0.05)
+    store = PostgresStore(lanes, TTL_S, TOMBSTONE_S)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await store.read(fresh_key(), 0, 1)
+    connected.set()
+    async with asyncio.timeout(lab.settings.timeout_s):
+        while not opened:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+    assert await store.read(fresh_key(), 0, 1) == Missing()
+    assert len(opened) == 1
+    await store.aclose()
 
 
 async def test_a_connection_that_died_while_idle_is_replaced_before_anything_is_sent(lab: PostgresLab) -> None:

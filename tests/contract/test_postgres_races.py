@@ -46,9 +46,13 @@ async def lab(server_url: Callable[[str], str]) -> AsyncIterator[PostgresLab]:
         await lab.aclose()
 
 
-async def race(lab: PostgresLab, first: Call[Any], second: Awaitable[A]) -> tuple[Any, A]:
-    """Both answers; the second call was waiting when the first one was committed."""
+async def race(
+    lab: PostgresLab, first: Call[Any], second: Awaitable[A], before: Call[Any] | None = None
+) -> tuple[Any, A]:
+    """Both answers; the second call was waiting when the first one was committed, together with the one ``before``."""
     async with lab.transaction() as connection:
+        if before is not None:
+            await connection.fetchrow(FUNCTIONS.statement(SCHEMA, before.function), *before.arguments)
         row = await connection.fetchrow(FUNCTIONS.statement(SCHEMA, first.function), *first.arguments)
         waiting = asyncio.ensure_future(second)
         await lab.until_waiting(1)
@@ -195,6 +199,15 @@ async def test_a_check_behind_a_commit_knows_its_turn(lab: PostgresLab) -> None:
     ahead = talk.store.check(talk.key, talk.lease, 2, "b")
     assert await race(lab, commit_of(talk, "b"), ahead) == (Ok(), Ok())
     assert await talk.store.check(talk.key, talk.lease, 3, "c") == Regressed(2)
+
+
+async def test_a_check_behind_two_commits_knows_the_turn_that_is_not_the_last(lab: PostgresLab) -> None:
+    """The lock brings the newest lease, but only a look at the log after it finds a turn that the wait has brought."""
+    talk = await begin(lab.store(), "a")
+    one = commit_of(talk, "b")
+    other = calls.commit(talk.key, talk.lease, "b", turn(3, "c"), None, TTL_MS)
+    ahead = talk.store.check(talk.key, talk.lease, 2, "b")
+    assert await race(lab, other, ahead, before=one) == (Ok(), Ok())
 
 
 async def test_a_note_behind_a_takeover_accuses_nobody(lab: PostgresLab) -> None:
