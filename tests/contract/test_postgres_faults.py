@@ -124,7 +124,8 @@ async def test_a_store_that_is_down_is_unavailable_at_once_and_usable_as_soon_as
 async def test_beats_that_a_crash_has_forgotten_do_not_restart_low(
     lab: PostgresLab, own_postgres: PostgresServer
 ) -> None:
-    """An observer that waits for the count to grow must not wait for ever."""
+    """An observer that waits for the count to grow must not wait for ever. And no beat waits for the disk."""
+    assert lab.sql.fetch("SELECT relpersistence FROM pg_class WHERE oid = 'test.beats'::regclass")[0][0] == b"u"
     membership = lab.membership()
 
     def beat() -> int:

@@ -184,6 +184,17 @@ async def test_a_commit_behind_a_sweep_of_its_session_finds_it_expired(lab: Post
     assert answer == Fenced(None, 0, 0)
 
 
+async def test_what_expires_while_a_call_waits_for_it_has_expired(lab: PostgresLab) -> None:
+    """The clock is read after the wait: at the beginning of the transaction the session was still there."""
+    talk = await begin(lab.store(), "a")
+    lab.sql.execute("UPDATE test.sessions SET expires_ms = $1", lab.now_ms() + 300)
+    async with lab.locked(talk.key):
+        waiting = asyncio.create_task(talk.commit("b"))
+        await lab.until_waiting(1)
+        await lab.pass_ms(300)
+    assert await waiting == Fenced(None, 0, 0)
+
+
 async def test_a_claim_behind_a_sweep_of_its_session_begins_it_anew(lab: PostgresLab) -> None:
     talk = await begin(lab.store(), "a")
     await lab.expire(talk.key)
