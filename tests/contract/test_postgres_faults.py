@@ -148,13 +148,14 @@ async def test_a_connection_that_takes_longer_than_a_call_may_wait_is_there_for_
         return opened[-1]
 
     monkeypatch.setattr(Link, "open", slow)
-    lanes = Lanes(lab.settings, OF_SESSIONS, lanes=1, timeout_s=0.05)
+    settings = lab.settings.model_copy(update={"timeout_s": 20.0})
+    lanes = Lanes(settings, OF_SESSIONS, lanes=1, timeout_s=0.3)
     store = PostgresStore(lanes, TTL_S, TOMBSTONE_S)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             await store.read(fresh_key(), 0, 1)
     connected.set()
-    async with asyncio.timeout(lab.settings.timeout_s):
+    async with asyncio.timeout(settings.timeout_s):
         while not opened:  # noqa: ASYNC110 - nobody is told
             await asyncio.sleep(0.01)
     assert await store.read(fresh_key(), 0, 1) == Missing()
