@@ -164,9 +164,7 @@ class Lanes:
         settings = self._settings
         try:
             async with asyncio.timeout(settings.timeout_s):
-                lane.link = await Link.open(
-                    settings.url, settings.prefix, self._names, self._timeout_s, self._functions
-                )
+                lane.link = await Link.open(settings, self._names, self._timeout_s, self._functions)
         except Exception as error:  # Whatever it is: the lane tries again for the next call.
             if (waiting := self._take()) is not None:
                 _fail(waiting, as_store_error(error))

@@ -13,7 +13,9 @@ from typing import Any, Final, Self
 
 import asyncpg
 
+from actors.settings import StoreSettings
 from actors.stores.postgres_functions import FUNCTIONS, Answer, Call, Functions
+from actors.stores.postgres_schema import prepare
 
 CLOSE_S: Final = 1.0
 OPEN_S: Final = 60.0
@@ -49,13 +51,20 @@ class Link:
 
     @classmethod
     async def open(
-        cls, url: str, schema: str, names: Sequence[str], statement_s: float, functions: Functions = FUNCTIONS
+        cls, settings: StoreSettings, names: Sequence[str], statement_s: float, functions: Functions = FUNCTIONS
     ) -> Self:
-        """Connect and prepare. Raises what asyncpg raises, and OSError; the caller bounds how long it may take."""
-        connection = await connect(url, OPEN_S, statement_s)
+        """Connect and prepare. Raises what asyncpg raises, OSError and Misconfigured; the caller bounds the time.
+
+        Functions that aren't there are made, as a script that Redis doesn't know is loaded: an edge may be the first of
+        a newer program, or of all.
+        """
+        connection = await connect(settings.url, OPEN_S, statement_s)
         try:
-            # Under a name: a statement without one would be parsed again by every call.
-            prepared = {name: await connection.prepare(functions.statement(schema, name), name=name) for name in names}
+            try:
+                prepared = await _prepared(connection, settings.prefix, names, functions)
+            except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError):
+                await prepare(connection, settings, functions)
+                prepared = await _prepared(connection, settings.prefix, names, functions)
         except BaseException:
             connection.terminate()
             raise
@@ -81,3 +90,8 @@ class Link:
             await self._connection.close(timeout=CLOSE_S)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
             self._connection.terminate()
+
+
+async def _prepared(connection: Any, schema: str, names: Sequence[str], functions: Functions) -> dict[str, Any]:
+    # Under a name: a statement without one would be parsed again by every call.
+    return {name: await connection.prepare(functions.statement(schema, name), name=name) for name in names}

@@ -15,10 +15,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from actors.errors import Misconfigured
-from actors.model import SCHEMA_VERSION
+from actors.errors import Misconfigured, StoreUnavailable
+from actors.model import SCHEMA_VERSION, Table
 from actors.settings import Settings
-from actors.stores import open_store, postgres_fit, postgres_schema, unfit_store
+from actors.stores import open_membership, open_store, postgres_fit, postgres_schema, unfit_store
 from actors.stores.base import Granted
 from actors.stores.postgres_functions import FUNCTIONS
 from actors.stores.postgres_schema import LAYOUTS, RELATIONS
@@ -165,6 +165,27 @@ async def test_a_missing_client_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_hosts_that_start_at_one_moment_make_the_tables_once(sql: Sql, url: str) -> None:
     await asyncio.gather(*(opens(url) for _ in range(6)))
     assert sql.fetch(f"SELECT count(*) AS rows FROM {PREFIX}.layout")[0]["rows"] == 1
+
+
+async def test_an_edge_that_is_there_before_any_host_makes_them_too(sql: Sql, url: str) -> None:
+    """And so does the first of a newer program, whose functions nobody has made yet."""
+    memberships = [open_membership(settings_for(url)) for _ in range(3)]
+    tables = await asyncio.gather(*(asyncio.to_thread(membership.table) for membership in memberships))
+    assert tables == [Table(0, {})] * 3
+    for membership in memberships:
+        membership.close()
+    sql.execute(f"DROP FUNCTION {FUNCTIONS.named(PREFIX, 'table')}")
+    membership = open_membership(settings_for(url))
+    assert await asyncio.to_thread(membership.table) == Table(0, {})
+    membership.close()
+    await opens(url)
+
+
+async def test_an_edge_that_may_not_make_them_says_so(weak: str) -> None:
+    membership = open_membership(settings_for(weak))
+    with pytest.raises(StoreUnavailable, match="may not make the tables"):
+        await asyncio.to_thread(membership.table)
+    membership.close()
 
 
 async def test_a_start_that_ends_in_the_middle_has_made_nothing(
