@@ -24,6 +24,14 @@ def as_store_error(error: BaseException) -> StoreUnavailable:
     return StoreUnavailable(f"The checkpoint store didn't do it: {type(error).__name__}: {one_line(error)}")
 
 
+def is_passing(error: BaseException) -> bool:
+    """Whether the same connection may do better next time: the server had no room, or gave up a statement.
+
+    After anything else it is made anew, because what was prepared on it may not be there any more.
+    """
+    return isinstance(error, PostgresError) and error.sqlstate is not None and error.sqlstate[:2] in ("53", "57")
+
+
 def one_line(error: BaseException) -> str:
     """The first line of what it says: the server's details and hints follow on others."""
     return next(iter(str(error).splitlines()), "")

@@ -23,11 +23,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from asyncpg import PostgresError
-
 from actors.errors import StoreUnavailable
 from actors.settings import StoreSettings
-from actors.stores.postgres_errors import as_store_error
+from actors.stores.postgres_errors import as_store_error, is_passing
 from actors.stores.postgres_functions import FUNCTIONS, Answer, Call, Functions
 from actors.stores.postgres_link import Link
 
@@ -176,7 +174,7 @@ class Lanes:
         try:
             answer = await link.ask(waiting.call)
         except Exception as error:  # Whatever it is: the lane goes on with the next call.
-            if not isinstance(error, PostgresError):
+            if not is_passing(error):
                 link.terminate()
             _fail(waiting, as_store_error(error))
         except BaseException:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
-from actors.errors import Misconfigured
+from actors.errors import Misconfigured, StoreUnavailable
 from actors.model import SCHEMA_VERSION, Checkpoint, SessionKey, Turn
 from actors.stores import postgres_calls as calls
 from actors.stores.base import Buried, Deleted, Granted, Missing, Ok, Replayed, Turns
@@ -301,6 +301,16 @@ async def test_a_function_that_was_exchanged_is_the_one_that_runs(postgres_lab: 
     postgres_lab.unmake(other)
 
 
+async def test_functions_that_were_lost_under_a_host_are_made_anew(postgres_lab: PostgresLab) -> None:
+    """As a script that Redis has forgotten: after a restore of the schema, say."""
+    talk = await begin(postgres_lab.store(), "a")
+    postgres_lab.sql.execute(f"DROP FUNCTION {FUNCTIONS.named('test', 'commit')}")
+    with pytest.raises(StoreUnavailable):
+        await talk.commit("b")
+    assert await talk.commit("b") == Ok()
+    assert await talk.stored() == ["a", "b"]
+
+
 # --- records ----------------------------------------------------------------------------------------------------
 
 
@@ -343,5 +353,5 @@ async def test_a_session_of_a_newer_program_is_refused_and_not_claimed(postgres_
 async def test_a_log_that_somebody_has_shortened_is_damaged_and_not_forked(postgres_lab: PostgresLab) -> None:
     talk = await begin(postgres_lab.store(), *"abc")
     postgres_lab.sql.execute("DELETE FROM test.turns WHERE turn_seq = 2")
-    with pytest.raises(Exception, match="damaged"):
+    with pytest.raises(StoreUnavailable, match="damaged"):
         await take_over(talk)
