@@ -56,9 +56,13 @@ async def unfit_store(settings: Settings) -> str:
 
 
 def open_membership(settings: Settings) -> MembershipStore:
-    """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use."""
+    """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use.
+
+    Misconfigured only for what can be seen without asking the store.
+    """
     # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
     if _scheme(settings) in POSTGRES:
+        _require_asyncpg()
         from actors.stores.postgres_membership import PostgresMembership  # noqa: PLC0415
 
         return PostgresMembership.connect(settings.store, settings.ring.beat_interval_s)

@@ -21,6 +21,7 @@ from actors.stores.base import Buried, Deleted, Granted, Missing, Ok, Replayed, 
 from actors.stores.postgres import PostgresStore
 from actors.stores.postgres_functions import FUNCTIONS, OF_SESSIONS, SHARED, SQL_FOLDER, compose
 from actors.stores.postgres_lanes import Lanes
+from actors.stores.postgres_schema import RELATIONS
 from tests.contract.lab import ANNA, BERT, TOMBSTONE_S, TTL_S, Talk, begin, fresh_key, take_over, turn
 from tests.contract.postgres_lab import PostgresLab
 from tests.postgres_server import columns
@@ -284,6 +285,7 @@ def test_a_function_is_named_by_what_all_of_them_say(postgres_lab: PostgresLab) 
 
 
 def test_what_is_called_is_quoted_and_has_its_schema() -> None:
+    assert not set(NAMES) & set(RELATIONS), "one name can't be replaced by two"
     placed = FUNCTIONS.placed("a.b", "SELECT rehydra.time_ms(), nextval('rehydra.lives') FROM rehydra.turns")
     assert placed == f"""SELECT "a.b"."time_ms_{FUNCTIONS.digest}"(), nextval('"a.b".lives') FROM "a.b".turns"""
 

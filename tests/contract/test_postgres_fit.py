@@ -157,6 +157,8 @@ async def test_a_server_that_may_forget_is_used_with_a_warning(
 async def test_a_missing_client_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "rehydra[postgres]" in await refusal("postgresql://127.0.0.1:1/x")
+    with pytest.raises(Misconfigured, match="rehydra"):
+        open_membership(settings_for("postgresql://127.0.0.1:1/x"))
 
 
 # --- the tables -------------------------------------------------------------------------------------------------
