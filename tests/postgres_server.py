@@ -108,10 +108,10 @@ class PostgresServer:
     """One server, not started yet (see ``start_postgres``). A context manager stops it."""
 
     def __init__(self, **settings: str | int) -> None:
-        self.port = free_port()
+        empty, self.port = _empty(), free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self.data = self.folder / "data"
-        subprocess.run(["cp", "-a", str(_empty()), str(self.data)], check=True)
+        subprocess.run(["cp", "-a", str(empty), str(self.data)], check=True)
         self._process: subprocess.Popen[bytes] | None = None
         own: dict[str, str | int] = {
             "listen_addresses": "127.0.0.1",
