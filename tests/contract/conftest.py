@@ -30,8 +30,6 @@ def server_url() -> Iterator[Callable[[str], str]]:
     def url(kind: str) -> str:
         if kind == "remote":
             return os.environ["REDIS_URL"]
-        if kind == "postgres" and "POSTGRES_URL" in os.environ:
-            return os.environ["POSTGRES_URL"]
         if kind not in started:
             started[kind] = start_postgres() if kind == "postgres" else start(kind)
         return started[kind].url
