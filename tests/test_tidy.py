@@ -146,7 +146,7 @@ def test_ray_is_imported_in_four_files_at_most() -> None:
     ("package", "place"),
     [
         ("redis", r"actors/stores/redis\w*\.py|loadtest/baselines/(app|rewriting|ways/\w+)\.py"),
-        ("asyncpg", r"actors/stores/postgres\w*\.py|loadtest/baselines/ways/\w+\.py"),
+        ("asyncpg", r"actors/stores/postgres\w*\.py|loadtest/(baselines/ways/\w+|postgres_leases)\.py"),
         ("uhashring", r"router/ring\.py"),
         ("locust", r"loadtest/.*"),
     ],
