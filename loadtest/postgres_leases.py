@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 WAIT_S = 5.0
+SCHEMA = "rehydra"
+"""Which a store has that isn't told another prefix."""
 SQL = """
 SELECT session_id, incarnation FROM {schema}.sessions
  WHERE incarnation <> '' AND NOT deleted
@@ -21,7 +23,7 @@ SELECT session_id, incarnation FROM {schema}.sessions
 
 
 @asynccontextmanager
-async def asking(url: str, schema: str = "rehydra") -> AsyncIterator[Callable[[], Awaitable[dict[str, str]]]]:
+async def asking(url: str, schema: str = SCHEMA) -> AsyncIterator[Callable[[], Awaitable[dict[str, str]]]]:
     """Ask on one connection: a new one for each question would be felt by those who are measured. OSError if the server
     can't be reached or refuses."""
     try:

@@ -108,8 +108,8 @@ async def _deployment(run: Run, port: int) -> AsyncIterator[Deployment]:
     async with AsyncExitStack() as up:
         own = None
         if Need.STORE_LINK in scenario.needs:
-            own = await up.enter_async_context(own_store(port + 2, port + 3, scenario.fsync))
-        settings = scenario.settings | ({"REDIS_URL": own.url} if own else {})
+            own = await up.enter_async_context(own_store(run.store, port + 2, port + 3, scenario.fsync))
+        settings = scenario.settings | dict(own.settings if own else {})
         stack = started(
             *(port, scenario.hosts, AGENT, scenario.fsync, port + 1, scenario.nodes, settings), store=run.store
         )

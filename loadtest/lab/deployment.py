@@ -62,11 +62,11 @@ class Deployment:
     """One stack under experiment. ``hosts``: how many there should be just now."""
 
     def __init__(self, stack: Stack, hosts: int, own_store: OwnStore | None = None) -> None:
-        """``own_store``: what the hosts were told to use, in the place of the stack's own Redis."""
+        """``own_store``: what the hosts were told to use, in the place of the stack's own store."""
         self.stack = stack
         self.hosts = hosts
         self.own_store = own_store
-        self.store = Store(stack.store, own_store.redis_url if own_store else stack.store_url, stack.folder)
+        self.store = Store(stack.store, own_store.server_url if own_store else stack.store_url, stack.folder)
         self.append_only_folder = (own_store.folder if own_store else stack.folder / "redis") / "appendonlydir"
         self.snapshots: list[Snapshot] = []
         self.client = Client(stack.url, 2.0)

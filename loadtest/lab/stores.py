@@ -30,7 +30,8 @@ Holders = Callable[[], Awaitable[dict[str, str]]]
 
 
 class Store:
-    """``url`` is what ``deploy/up`` says of it, without user and password; ``folder`` the deployment's."""
+    """``url`` is what ``deploy/up`` says of it, without user and password, or that of a server of the experiment's own;
+    ``folder`` the deployment's."""
 
     def __init__(self, name: str, url: str, folder: Path) -> None:
         self.name = name
@@ -44,7 +45,9 @@ class Store:
         return _HOLDERS[self.name](self)
 
     def postgres_url(self) -> str:
-        """With user and password. OSError if the server isn't the deployment's own."""
+        """With user and password. OSError if the server is neither the deployment's own nor the experiment's."""
+        if "@" in self.url:
+            return self.url
         password = quote((self._folder / POSTGRES_PASSWORD).read_text(encoding="utf-8").strip(), safe="")
         return f"postgresql://{POSTGRES_USER}:{password}@{self.servers['postgres']}/postgres"
 

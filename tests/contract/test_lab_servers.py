@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from actors.errors import StoreUnavailable
 from actors.settings import Settings
 from actors.stores import open_store
 from deploy.environment import environment
@@ -25,6 +26,7 @@ from deploy.stack import Stack as Supervisor
 from loadtest import postgres_leases, redis_leases
 from loadtest.lab.deployment import Deployment, NotOurs, until
 from loadtest.lab.faults import KINDS, Done, Fault, Ground
+from loadtest.lab.own_store import own_store
 from loadtest.lab.stores import Holders, Store
 from loadtest.processes import alive
 from loadtest.stack import Stack
@@ -107,6 +109,31 @@ async def test_a_deployments_own_postgres_is_asked_and_killed_and_started_again_
             membership.close()
 
 
+async def test_a_postgres_behind_the_link_is_cut_off_killed_and_comes_back_with_what_it_had(tmp_path: Path) -> None:
+    port, server_port = free_port(), free_port()
+    async with own_store("postgres", port, server_port, "always") as own:
+        settings = Settings.load({"store": {"url": own.settings["POSTGRES_URL"], "timeout_s": 0.5}})
+        assert settings.store.prefix == own.settings["REHYDRA_STORE__PREFIX"]
+        deployment = OnlyAStore(Stack("", "", tmp_path, 0, store="postgres", store_url=own.server_url))
+        sessions, membership = await open_store(settings)
+        try:
+            talk = await begin(sessions, "a")
+            assert await own.cut(os.getpid()) > 0
+            with pytest.raises(StoreUnavailable):
+                await talk.stored()
+            # The experiment itself has gone around the link.
+            assert await holders_when_it_answers(deployment.store) == {talk.key.session_id: ANNA.incarnation}
+            await own.heal()
+            await strike(deployment, "kill_store")
+            assert await holders_when_it_answers(deployment.store) == {talk.key.session_id: ANNA.incarnation}
+            assert await talk.stored() == ["a"]
+            successor = deployment.server_pid("postgres")
+        finally:
+            await sessions.aclose()
+            membership.close()
+    assert not alive(successor) and not own.folder.exists()
+
+
 async def holders_when_it_answers(store: Store) -> dict[str, str]:
     """It listens before it has replayed its log."""
     async with asyncio.timeout(SOON_S):
@@ -131,7 +158,7 @@ class OnlyAStore(Deployment):
         return None
 
 
-@pytest.fixture(params=["redis", "postgres"])
+@pytest.fixture(scope="module", params=["redis", "postgres"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server | PostgresServer]:
     server = start_postgres() if request.param == "postgres" else Server().start()
     try:

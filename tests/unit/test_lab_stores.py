@@ -34,4 +34,6 @@ def test_the_password_is_the_deployments_and_fits_into_a_url(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError):
         store.postgres_url()
     (tmp_path / POSTGRES_PASSWORD).write_text("a/b+c=\n")
+    own = "postgresql://rehydra@127.0.0.1:7003/postgres"
+    assert Store("postgres", own, tmp_path).postgres_url() == own
     assert store.postgres_url() == "postgresql://rehydra:a%2Fb%2Bc%3D@127.0.0.1:7002/postgres"

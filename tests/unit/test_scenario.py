@@ -78,11 +78,14 @@ def test_what_makes_no_sense_on_a_store_is_refused_in_one_line_before_anything_s
 
 
 def test_of_faults_by_chance_those_are_left_that_make_sense_on_the_store(capsys: pytest.CaptureFixture[str]) -> None:
-    one = planned(parse(["everything", "--store", "postgres"]))[0]
+    arguments = parse(["everything", "--store", "postgres"])
+    assert planned(arguments)[0].scenario == read("everything") and capsys.readouterr().out == ""
+    arguments.store = "hybrid"  # Before two servers no link can stand.
+    one = planned(arguments)[0]
     assert read("everything").kinds - one.scenario.kinds == {"cut_off_host"} and not one.scenario.needs
-    assert capsys.readouterr().out == "everything on postgres: without cut_off_host\n"
-    only_there = Chance(every_s=(1, 2), among=["cut_off_host", "kill_redis"])
-    with pytest.raises(ValueError, match="cut_off_host is only for redis; kill_redis is only for redis"):
+    assert capsys.readouterr().out == "everything on hybrid: without cut_off_host\n"
+    only_there = Chance(every_s=(1, 2), among=["cut_redis_tail", "kill_redis"])
+    with pytest.raises(ValueError, match="cut_redis_tail is only for redis; kill_redis is only for redis"):
         read("baseline").model_copy(update={"chance": only_there}).on("postgres")
 
 
