@@ -22,8 +22,7 @@ POSTGRES_USER: Final = "rehydra"
 POSTGRES_PASSWORD: Final = "postgres-password"
 """Which file of the deployment's folder has it."""
 
-_SERVERS: Final = {"redis": "redis", "postgresql": "postgres"}
-_ADDRESS: Final = re.compile(r"(\w+)://(?:[^@/]*@)?([^/+]+)")
+_SERVER: Final = re.compile(r"(redis|postgres)\w*://(?:[^@/]*@)?([^/+]+)")
 
 Holders = Callable[[], Awaitable[dict[str, str]]]
 """Session -> incarnation of its holder; sessions that nobody holds are left out. OSError if the server can't tell."""
@@ -36,7 +35,7 @@ class Store:
     def __init__(self, name: str, url: str, folder: Path) -> None:
         self.name = name
         self.url = url
-        self.servers: Mapping[str, str] = {_SERVERS[scheme]: address for scheme, address in _ADDRESS.findall(url)}
+        self.servers: Mapping[str, str] = dict(_SERVER.findall(url))
         """By name: its host:port."""
         self._folder = folder
 

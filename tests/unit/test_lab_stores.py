@@ -13,6 +13,7 @@ from loadtest.lab.stores import POSTGRES_PASSWORD, Store
     ("url", "servers"),
     [
         ("redis://127.0.0.1:7001/0", {"redis": "127.0.0.1:7001"}),
+        ("rediss://127.0.0.1:7001/0", {"redis": "127.0.0.1:7001"}),
         ("postgresql://127.0.0.1:7002/postgres", {"postgres": "127.0.0.1:7002"}),
         ("postgresql://user:p%40ss@127.0.0.1:7002/postgres", {"postgres": "127.0.0.1:7002"}),
         (
