@@ -69,14 +69,19 @@ class SessionSettings(Group):
 
 
 class StoreSettings(Group):
-    url: str = Field("redis://127.0.0.1:6379/0", description="`redis://` or `rediss://` URL, or `memory://`.")
-    prefix: str = Field("rehydra", pattern=r"^[A-Za-z0-9._-]{1,32}$", description="First part of every key.")
+    url: str = Field(
+        "redis://127.0.0.1:6379/0", description="`redis://`, `rediss://` or `postgresql://` URL, or `memory://`."
+    )
+    prefix: str = Field(
+        "rehydra", pattern=r"^[A-Za-z0-9._-]{1,32}$", description="First part of every key; in PostgreSQL, the schema."
+    )
     tenant: str = Field("-", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose sessions these are.")
     timeout_s: float = Field(2.0, gt=0, description="Longest wait for one answer of the store, seconds.")
     connections_max: int = Field(8, gt=0, description="Connections of one host to the store.")
     page_bytes_max: int = Field(8 << 20, gt=0, description="Bytes of turns in one page, which ends early then.")
     pipeline_bytes_max: int = Field(1 << 20, gt=0, description="Bytes that one pipeline may carry.")
     pipeline_calls_max: int = Field(128, gt=0, description="Calls that one pipeline may carry.")
+    sweep_s: float = Field(60.0, gt=0, description="Time between two sweeps of what has expired (PostgreSQL), seconds.")
     waiting_max: int = Field(20_000, gt=0, description="Calls of one host that may wait for the store; beyond it 503.")
 
 

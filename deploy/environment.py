@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy.folder import LOGS, ROOT, Folder, NotPossible
-from deploy.options import Options
+from deploy.options import STORES, Options
 from deploy.processes import MARK
 
 # Whose cluster is meant by them is not this one.
@@ -27,8 +27,7 @@ _RAY = {
 
 
 _TOLD_OTHERWISE = {
-    "REHYDRA_STORE__URL": "REDIS_URL", "REHYDRA_EDGE__PORT": "--port", "REHYDRA_EDGE__BIND": "--bind",
-    "REHYDRA_EDGE__RUN_DIR": "--data-dir",
+    "REHYDRA_EDGE__PORT": "--port", "REHYDRA_EDGE__BIND": "--bind", "REHYDRA_EDGE__RUN_DIR": "--data-dir",
 }  # fmt: skip
 """Settings that ``deploy/up`` makes itself, and how to tell it."""
 
@@ -38,7 +37,7 @@ def environment(options: Options, folder: Folder) -> dict[str, str]:
 
     NotPossible if it is a setting that would be overruled here: whoever set it would wait for it in vain.
     """
-    for name, instead in _TOLD_OTHERWISE.items():
+    for name, instead in (_TOLD_OTHERWISE | {"REHYDRA_STORE__URL": STORES[options.store]}).items():
         if name in os.environ:
             raise NotPossible(f"{name} is set, which deploy/up doesn't follow: use {instead} instead, and unset it.")
     env = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
@@ -57,11 +56,16 @@ def environment(options: Options, folder: Folder) -> dict[str, str]:
     env.setdefault("REHYDRA_LOG__FOLDER", str(folder.path / LOGS))
     if options.agent:
         env["REHYDRA_AGENT__PATH"] = options.agent
-    if redis_url := env.get("REDIS_URL"):
-        env["REHYDRA_STORE__URL"] = redis_url
-        # Two stacks on one Redis are two stacks, not one with hosts that can't reach each other.
+    if url := store_url(options):
+        env["REHYDRA_STORE__URL"] = url
+        # Two stacks on one store are two stacks, not one with hosts that can't reach each other.
         env.setdefault("REHYDRA_STORE__PREFIX", f"rehydra-{options.port}")
     return env
+
+
+def store_url(options: Options) -> str:
+    """The store that runs already and is to be used; "" if the stack is to start one of its own."""
+    return os.environ.get(STORES[options.store], "")
 
 
 def shown_url(url: str) -> str:

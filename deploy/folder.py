@@ -44,6 +44,8 @@ class Folder:
         self.short = _SHORT / f"rehydra-{os.getuid()}-{digest}"
         """For what holds sockets: short, private, made anew by every start."""
         self.ray = self.short / "ray"
+        self.programs = self.short.with_name(f"{self.short.name}-programs")
+        """For programs that another user must be able to reach."""
         self.log = self.path / "stack.log"
         self._lock: int | None = None
         self._made: list[Path] = []
@@ -128,7 +130,8 @@ class Folder:
             shutil.rmtree(self.path / SERVE_LOGS, ignore_errors=True)
         for of_node in logs:
             shutil.copytree(of_node, self.path / SERVE_LOGS, ignore_dangling_symlinks=True, dirs_exist_ok=True)
-        shutil.rmtree(self.short, ignore_errors=True)
+        for room in (self.short, self.programs):
+            shutil.rmtree(room, ignore_errors=True)
 
     def undo(self, keep: str) -> None:
         """Take back a first start that failed: a folder that ``open`` had to make goes, with all that was put into it.

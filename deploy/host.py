@@ -1,4 +1,4 @@
-"""``python -m deploy.host``: one session host as a plain process, without Ray. It needs a Redis and nothing else.
+"""``python -m deploy.host``: one session host as a plain process, without Ray. It needs a store and nothing else.
 
 When the host serves it prints one line of JSON: pid, address, health_port, incarnation, slot. Settings, signals and
 exit codes: ``deploy.foreground``.

@@ -7,14 +7,19 @@ import os
 from dataclasses import dataclass
 
 DESCRIPTION = """\
-Run Rehydra here: Redis, Ray, Ray Serve, three session hosts, and the edge that clients talk to.
+Run Rehydra here: its store, Ray, Ray Serve, three session hosts, and the edge that clients talk to.
 It stays until Ctrl-C or deploy/down; the talks stay for the next start."""
 
 ENVIRONMENT = """\
 environment:
   REDIS_URL              use this Redis (or Valkey) instead of the bundled one
+  POSTGRES_URL           with --store postgres: use this PostgreSQL instead of one of its own
   REHYDRA_<GROUP>__<NAME>  any setting of README.md's table, such as REHYDRA_SESSION__IDLE_S=60
 """
+
+
+STORES = {"redis": "REDIS_URL", "postgres": "POSTGRES_URL"}
+"""What ``--store`` takes, and the variable that names one that runs already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Options:
     detach: bool
     dashboard_port: int
     nodes: int
+    store: str
 
 
 def parse(arguments: list[str]) -> Options:
@@ -46,10 +52,13 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--agent", default="", metavar="MODULE:NAME", help="the agent (actors.agents.recall:recall)")
     parser.add_argument("--data-dir", default="", metavar="FOLDER", help="data, state and logs (.data/<port>)")
     parser.add_argument(
+        "--store", choices=STORES, default="redis", help="where the talks are kept: redis (the default) or postgres"
+    )
+    parser.add_argument(
         "--fsync",
         choices=("always", "everysec"),
         default="always",
-        help="when the bundled Redis writes to disk: before each answer (the default), or once a second",
+        help="when the store of its own writes to disk: before each answer (the default), or once a second",
     )
     parser.add_argument("--detach", action="store_true", help="return as soon as it works; end it with deploy/down")
     parser.add_argument(

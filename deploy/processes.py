@@ -132,9 +132,13 @@ def command(pid: int) -> str:
         return ""
 
 
-def leashed(command: list[str], number: signal.Signals) -> list[str]:
-    """``command`` such that the kernel sends it ``number`` when the caller dies. To be started from the main thread."""
-    return [sys.executable, "-S", str(Path(__file__).with_name("leash.py")), str(os.getpid()), number.name, *command]
+def leashed(command: list[str], number: signal.Signals, whom: tuple[int, int] | None = None) -> list[str]:
+    """``command`` such that the kernel sends it ``number`` when the caller dies. To be started from the main thread.
+
+    ``whom``: the user and group that it is to run as, if the caller is root.
+    """
+    leash, user = Path(__file__).with_name("leash.py"), ["--as={}:{}".format(*whom)] if whom is not None else []
+    return [sys.executable, "-S", str(leash), str(os.getpid()), number.name, *user, *command]
 
 
 def _pids() -> Iterator[int]:

@@ -1,13 +1,13 @@
 """A stack's life: everything on this machine, from nothing to a first turn, and back to nothing.
 
-One process, the supervisor, with two children: Valkey (unless REDIS_URL names a Redis) and the keeper of
-``deploy.cluster``, below which Ray has all the rest. A Valkey that dies is started again; a cluster that dies ends the
+One process, the supervisor, with two children: the store (unless REDIS_URL or POSTGRES_URL names one) and the keeper of
+``deploy.cluster``, below which Ray has all the rest. A store that dies is started again; a cluster that dies ends the
 stack. What the supervisor deliberately does not do: restart hosts (Ray Serve does), or keep the edge true (the Edge
 deployment does).
 
 The way down is the same for Ctrl-C, SIGTERM (``deploy/down``) and a failed start: hosts leave (unless the start wasn't
-over), Redis writes what is unwritten, and then everything that still lives of the stack is ended. If the supervisor is
-killed, the kernel tells Valkey and the keeper, which end by themselves, with all that is below them.
+over), the store writes what is unwritten, and then everything that still lives of the stack is ended. If the supervisor
+is killed, the kernel tells the store and the keeper, which end by themselves, with all that is below them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import TextIO, TypeVar
 
 from deploy import processes
 from deploy.child import ClusterChild
-from deploy.environment import environment, shown_url
+from deploy.environment import environment, shown_url, store_url
 from deploy.folder import SERVE_LOGS, Folder, NotPossible
-from deploy.options import Options
+from deploy.options import STORES, Options
+from deploy.postgres import Postgres
 from deploy.probe import first_turn, ring_size
 from deploy.remains import remains
 from deploy.valkey import Valkey, free_port
@@ -36,8 +37,8 @@ WAIT_LINE_S = 5.0
 """A waiting person gets a line this often."""
 LOOK_S = 0.1
 """Time between two looks at the children."""
-REDIS_RESTARTS_MAX = 20
-"""Per start of the stack; a Redis that dies more often has a reason that another start doesn't cure."""
+STORE_RESTARTS_MAX = 20
+"""Per start of the stack; a store that dies more often has a reason that another start doesn't cure."""
 
 
 Answer = TypeVar("Answer")
@@ -54,7 +55,7 @@ class Stack:
         self._options = options
         self._folder = folder
         self._began = time.monotonic()
-        self._valkey: Valkey | None = None
+        self._store: Valkey | Postgres | None = None
         self._cluster = ClusterChild(folder.path / "cluster.log")
         self._stop = asyncio.Event()
         self._impatient = asyncio.Event()
@@ -80,7 +81,7 @@ class Stack:
         """Start all of it. NotPossible if it can't be, Stopped when asked to stop."""
         await self._clear_away()
         env = environment(self._options, self._folder)
-        await self._start_redis(env)
+        await self._start_store(env)
         options = self._options
         self._cluster.start(
             [
@@ -104,22 +105,32 @@ class Stack:
             self.say(f"ended {ended} processes of a stack that was killed")
         self._folder.make_short()
 
-    async def _start_redis(self, env: dict[str, str]) -> None:
-        if env.get("REDIS_URL"):
-            self.say(f"Redis is {shown_url(env['REDIS_URL'])}, from REDIS_URL")
+    async def _start_store(self, env: dict[str, str]) -> None:
+        options, folder = self._options, self._folder
+        if url := store_url(options):
+            self.say(f"the store is {shown_url(url)}, from {STORES[options.store]}")
             return
-        options = self._options
-        valkey = self._valkey = Valkey(self._folder.path / "redis", free_port(options.port), options.fsync, env)
-        env["REHYDRA_STORE__URL"] = valkey.url
-        valkey.start()
-        await self._until("Redis", lambda: asyncio.to_thread(valkey.answers))
-        self.say(f"Redis answers (the bundled Valkey, appendfsync {options.fsync}, data in {valkey.folder})")
+        port = free_port(options.port)
+        if options.store == "postgres":
+            password = folder.secret("postgres-password")
+            store: Valkey | Postgres = Postgres(
+                folder.path / "postgres", folder.programs, port, options.fsync, password, options.hosts, env
+            )
+        else:
+            store = Valkey(folder.path / "redis", port, options.fsync, env)
+        env["REHYDRA_STORE__URL"] = store.url
+        await self._unless_stopped(asyncio.to_thread(store.make))
+        self._store = store
+        # Here and not in a thread: the kernel ends it with the thread that started it.
+        store.start()
+        await self._until(store.name, lambda: asyncio.to_thread(store.answers))
+        self.say(f"{store.name} answers ({store.about})")
 
     def tell_ready(self) -> None:
         """Say what there is, to people and to scripts."""
         options = self._options
         url = f"http://{options.bind}:{options.port}"
-        redis_url = shown_url(self._valkey.url if self._valkey else os.environ["REDIS_URL"])
+        store = shown_url(self._store.url if self._store else store_url(options))
         self.say(f"Rehydra is up: {url}")
         tell(
             f"""
@@ -128,10 +139,10 @@ Say something; kill a host; say something else:
   curl -s {url}/chat -H 'content-type: application/json' \\
     -d '{{"session_id": "ann", "message": "My name is Ann."}}'
 
-API {url}/docs   hosts {url}/ring   Redis {redis_url}   logs {self._folder.path}
+API {url}/docs   hosts {url}/ring   store {store}   logs {self._folder.path}
 Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
         )
-        self._tell("ready", url=url, redis_url=redis_url)
+        self._tell("ready", url=url, store_url=store, **({"redis_url": store} if options.store == "redis" else {}))
 
     def _tell(self, phase: str, **more: object) -> None:
         me, session = processes.find(os.getpid()), self._cluster.session
@@ -178,8 +189,8 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
         return True
 
     def _require_children(self) -> None:
-        if self._valkey is not None and self._valkey.ended:
-            raise NotPossible(f"Redis ended: {self._valkey.last_words()}")
+        if self._store is not None and self._store.ended:
+            raise NotPossible(f"{self._store.name} ended: {self._store.last_words()}")
         if (code := self._cluster.ended()) is not None:
             raise NotPossible(f"The cluster ended (exit code {code}); see {self._cluster.log}.")
 
@@ -206,12 +217,12 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
     # --- life and end -----------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Return when asked to stop. NotPossible if the cluster dies, or Redis too often."""
+        """Return when asked to stop. NotPossible if the cluster dies, or the store too often."""
         while not await self._stopped_within(LOOK_S):
-            if self._valkey is not None and self._valkey.ended and self._restarts < REDIS_RESTARTS_MAX:
+            if self._store is not None and self._store.ended and self._restarts < STORE_RESTARTS_MAX:
                 self._restarts += 1
-                self.say("Redis died; starting it again on the same data")
-                self._valkey.start()
+                self.say(f"{self._store.name} died; starting it again on the same data")
+                self._store.start()
             self._require_children()
 
     async def down(self, in_order: bool = True) -> None:
@@ -219,11 +230,13 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
         self._tell("stopping")
         everything = remains(self._folder)
         await self._cluster.leave(LEAVE_S if in_order else 0.0, self._impatient)
-        if self._valkey is not None:
-            # The others first: whoever is left must not find its Redis gone.
-            others = {found for found in everything if found.pid != self._valkey.pid}
+        if self._store is not None:
+            # The others first: whoever is left must not find its store gone. PostgreSQL is several processes.
+            pid = self._store.pid
+            its_own = {pid, *(found.pid for found in processes.below(pid))} if pid else set()
+            others = {found for found in everything if found.pid not in its_own}
             await asyncio.to_thread(processes.end, others, END_S)
-            await asyncio.to_thread(self._valkey.stop, END_S)
+            await asyncio.to_thread(self._store.stop, END_S)
         await asyncio.to_thread(processes.end, everything | remains(self._folder), END_S)
         self._folder.forget()
 

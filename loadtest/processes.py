@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable
 
 import psutil  # type: ignore[import-untyped]
@@ -23,6 +24,16 @@ def alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def signal_family(pid: int, number: int) -> None:
+    """To it, and to all that descends from it. NoSuchProcess if it has ended."""
+    first = psutil.Process(pid)
+    # From now on it starts nobody whom the signal would miss, nor anybody in the place of those that it has ended.
+    first.suspend()
+    for process in (first, *first.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def busy_s() -> float:

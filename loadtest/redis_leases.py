@@ -7,6 +7,9 @@ Whoever changes these names in the runtime finds every planned scale-down accuse
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
 from loadtest.redis_wire import ask
 
@@ -20,6 +23,12 @@ for _, key in ipairs(redis.call('KEYS', '*}:lease')) do
 end
 return cjson.encode(found)
 """
+
+
+@asynccontextmanager
+async def asking(url: str) -> AsyncIterator[Callable[[], Awaitable[dict[str, str]]]]:
+    """Ask for the holders, each time anew."""
+    yield partial(holders, url)
 
 
 async def holders(url: str) -> dict[str, str]:

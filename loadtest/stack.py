@@ -1,6 +1,7 @@
 """A deployment of the experiment's own: ``deploy/up --detach`` on its own port and in its own folder, surely ended.
 
-Only the command line of ``deploy/up`` and ``deploy/down`` and the ``state.json`` that they document are used.
+Only the command line of ``deploy/up`` and ``deploy/down``, the ``state.json`` that they document, and the secrets in
+its folder are used.
 """
 
 from __future__ import annotations
@@ -31,12 +32,17 @@ class Stack:
 
     url: str
     redis_url: str
+    """Empty on another store."""
     folder: Path
     pid: int = 0
     """The supervisor: all that the deployment is descends from it, save HAProxy."""
     dashboard: str = ""
     token: str = ""
     """What Ray's dashboard wants to see."""
+    store: str = "redis"
+    """As ``deploy/up --store`` calls it."""
+    store_url: str = ""
+    """Without user and password."""
 
 
 @asynccontextmanager
@@ -49,22 +55,24 @@ async def started(
     nodes: int = 0,
     settings: Mapping[str, str] | None = None,
     root: Path = ROOT,
+    store: str = "redis",
 ) -> AsyncIterator[Stack]:
     """Start one, and end it and delete its folder afterwards, whatever happens: SIGTERM cancels whoever has it, as
     Ctrl-C does. NotUp if it doesn't start.
 
     ``nodes``: Ray nodes that the hosts have to themselves. ``settings``: as in the environment. ``root``: the checkout
-    that is started, if it isn't this one.
+    that is started, if it isn't this one. ``store``: as ``deploy/up --store`` calls it; it starts that, too.
     """
     folder = Path(tempfile.mkdtemp(prefix="rehydra-loadtest-"))
     where = ["--port", str(port), "--data-dir", str(folder)]
     options = ["--detach", "--replicas", str(hosts), "--agent", agent, "--fsync", fsync]
+    options += ["--store", store]
     options += ["--dashboard-port", str(dashboard_port)] if dashboard_port else []
     user, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert user is not None
     loop.add_signal_handler(signal.SIGTERM, user.cancel)
     try:
-        print(f"starting {hosts} hosts on port {port} ...", flush=True)
+        print(f"starting {hosts} hosts on port {port}, on {store} ...", flush=True)
         options += ["--nodes", str(nodes)]
         code, said = await _call(root, ["deploy/up", *where, *options], UP_S, settings)
         if code:
@@ -72,7 +80,8 @@ async def started(
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         dashboard = f"127.0.0.1:{dashboard_port}" if dashboard_port else ""
         token = (folder / "ray-token").read_text(encoding="utf-8").strip()
-        yield Stack(state["url"], state["redis_url"], folder, int(state["pid"]), dashboard, token)
+        redis_url, pid = state.get("redis_url", ""), int(state["pid"])
+        yield Stack(state["url"], redis_url, folder, pid, dashboard, token, store, state["store_url"])
     finally:
         # Shielded: neither must leave a deployment behind.
         await asyncio.shield(_end(root, where, folder))

@@ -51,7 +51,9 @@ SLEEPERS = {
     "router/edge/process.py": "runs in a thread, and waits for a process that isn't its child",
     "loadtest/agents.py": "blocks the event loop on purpose",
     "loadtest/locustfile.py": "Locust makes it a yield of its own event loop",
+    "tests/simulation/postgres_backend.py": "waits in real time for a real server, outside of the virtual clock",
     "tests/simulation/redis_backend.py": "waits in real time for a real server, outside of the virtual clock",
+    "tests/postgres_server.py": "waits for a server, which tells nobody when it is ready",
     "tests/servers.py": "waits for a server between its first two milliseconds",
     "tests/runtime/test_beats.py": "blocks the event loop on purpose",
 }
@@ -144,6 +146,7 @@ def test_ray_is_imported_in_four_files_at_most() -> None:
     ("package", "place"),
     [
         ("redis", r"actors/stores/redis\w*\.py|loadtest/baselines/(app|rewriting|ways/\w+)\.py"),
+        ("asyncpg", r"actors/stores/postgres\w*\.py|loadtest/(baselines/ways/\w+|postgres_leases)\.py"),
         ("uhashring", r"router/ring\.py"),
         ("locust", r"loadtest/.*"),
     ],

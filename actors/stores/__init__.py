@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
+from typing import Final
 from urllib.parse import urlsplit
 
 from actors.errors import Misconfigured
 from actors.settings import Settings
 from actors.stores.base import MembershipStore, SessionStore
+
+POSTGRES: Final = ("postgresql", "postgres")
+"""Schemes of a URL that mean PostgreSQL."""
 
 
 async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]:
@@ -15,7 +20,7 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
 
     ``memory://`` is for one host alone: nothing survives its process, and no other host can see it.
     """
-    scheme = urlsplit(settings.store.url).scheme
+    scheme = _scheme(settings)
     if scheme == "memory":
         return _in_memory(settings)
     if scheme in ("redis", "rediss", "unix"):
@@ -23,17 +28,26 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
         from actors.stores.redis import RedisStore  # noqa: PLC0415
 
         return await RedisStore.open(settings), open_membership(settings)
+    if scheme in POSTGRES:
+        _require_asyncpg()
+        from actors.stores.postgres import PostgresStore  # noqa: PLC0415
+
+        return await PostgresStore.open(settings), open_membership(settings)
     raise Misconfigured(
-        f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix:// and memory:// work."
+        f"store.url begins with {scheme or 'nothing'!r};"
+        " redis://, rediss://, unix://, postgresql:// and memory:// work."
     )
 
 
 async def unfit_store(settings: Settings) -> str:
     """What has become wrong with the store since it was opened, in one sentence; "" if nothing has."""
-    if urlsplit(settings.store.url).scheme == "memory":
+    scheme = _scheme(settings)
+    if scheme == "memory":
         return ""
-    from actors.stores.redis_fit import require_fit  # noqa: PLC0415
-
+    if scheme in POSTGRES:
+        from actors.stores.postgres_fit import require_fit  # noqa: PLC0415
+    else:
+        from actors.stores.redis_fit import require_fit  # noqa: PLC0415
     try:
         await require_fit(settings.store.url, settings.store.timeout_s, warn=False)
     except Misconfigured as error:
@@ -42,11 +56,33 @@ async def unfit_store(settings: Settings) -> str:
 
 
 def open_membership(settings: Settings) -> MembershipStore:
-    """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use."""
+    """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use.
+
+    Misconfigured only for what can be seen without asking the store.
+    """
+    # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
+    if _scheme(settings) in POSTGRES:
+        _require_asyncpg()
+        from actors.stores.postgres_membership import PostgresMembership  # noqa: PLC0415
+
+        return PostgresMembership.connect(settings.store, settings.ring.beat_interval_s)
     from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
 
-    # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
     return RedisMembership.connect(settings.store, settings.ring.beat_interval_s)
+
+
+def _scheme(settings: Settings) -> str:
+    try:
+        return urlsplit(settings.store.url).scheme
+    except ValueError as error:
+        raise Misconfigured(f"store.url isn't one: {error}") from error
+
+
+def _require_asyncpg() -> None:
+    if importlib.util.find_spec("asyncpg") is None:
+        raise Misconfigured(
+            "store.url names PostgreSQL, and its client isn't installed: pip install 'rehydra[postgres]'."
+        )
 
 
 def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:

@@ -15,9 +15,10 @@ from actors.settings import Settings
 from actors.stores import scripts
 from actors.stores.base import CheckAnswer, ClaimAnswer, CommitAnswer, DeleteAnswer, ReadAnswer, ReleaseAnswer
 from actors.stores.keys import Keys
-from actors.stores.redis_fit import require_fit, shown
+from actors.stores.redis_fit import require_fit
 from actors.stores.redis_pipeline import Pipelines
 from actors.stores.scripts import Call
+from actors.stores.url import shown
 
 A = TypeVar("A")
 

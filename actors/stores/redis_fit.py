@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -16,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from actors.errors import Misconfigured
+from actors.stores.url import shown
 
 log = logging.getLogger(__name__)
 OLDEST: Final = (7, 0)
@@ -41,12 +41,6 @@ async def require_fit(url: str, timeout_s: float, warn: bool = True) -> None:
         await client.aclose()
     if info is not None:
         _judge(info, shown(url), warn)
-
-
-def shown(url: str) -> str:
-    """``url`` as it may appear in messages: without user, password and options."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 async def _info(client: Redis, where: str, warn: bool) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from loadtest.lab.faults import Need
 from loadtest.lab.judge import commit
 from loadtest.lab.own_store import own_store
 from loadtest.lab.scenario import Scenario, names, read
+from loadtest.lab.stores import STORES
 from loadtest.lab.summary import summary, table
 from loadtest.stack import NotUp, started
 
@@ -34,40 +35,46 @@ FOLDER = Path(".data/loadtest")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One scenario with one seed, for the ``number``-th time."""
+    """One scenario with one seed on one store, for the ``number``-th time."""
 
     scenario: Scenario
+    store: str
     number: int
     out: Path
 
     def finished(self) -> dict[str, Any] | None:
-        """Its verdict, if there is one of this commit and this scenario, and nothing is uncommitted."""
+        """Its verdict, if there is one of this commit, scenario and store, and nothing is uncommitted."""
         path, now = self.out / "verdict.json", commit()
         if now.endswith("-dirty") or not path.exists():
             return None
         verdict: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        same = verdict["commit"] == now and verdict["scenario"] == self.scenario.model_dump(mode="json")
-        return verdict if same else None
+        wanted = {"commit": now, "scenario": self.scenario.model_dump(mode="json"), "store": self.store}
+        return verdict if wanted.items() <= verdict.items() else None
 
     @property
     def stack(self) -> tuple[object, ...]:
         """Runs in which this is equal can share a stack."""
         scenario = self.scenario
-        return scenario.fsync, scenario.needs, scenario.nodes, tuple(sorted(scenario.settings.items()))
+        return self.store, scenario.fsync, scenario.needs, scenario.nodes, tuple(sorted(scenario.settings.items()))
 
 
 def planned(arguments: argparse.Namespace) -> list[Run]:
-    """All runs, in order."""
+    """All runs, in order. ValueError if one can't be carried out on that store."""
     seeds: list[int | None] = arguments.seeds or [arguments.seed]
+    store: str = arguments.store
     wanted = list(itertools.product(arguments.scenario, seeds, range(1, arguments.repeat + 1)))
     runs = []
     for name, seed, number in wanted:
-        scenario = read(name, smoke=arguments.smoke, seed=seed)
+        whole = read(name, smoke=arguments.smoke, seed=seed)
+        scenario = whole.on(store)
+        if without := sorted(whole.kinds - scenario.kinds):
+            print(f"{name} on {store}: without {', '.join(without)}", flush=True)
+        called = name if store == STORES[0] else f"{name}-{store}"
         if len(wanted) == 1:
-            out = arguments.out or FOLDER / name
+            out = arguments.out or FOLDER / called
         else:
-            out = (arguments.out or FOLDER / "series") / f"{name}-seed-{scenario.seed}-run-{number}"
-        runs.append(Run(scenario, number, out.resolve()))
+            out = (arguments.out or FOLDER / "series") / f"{called}-seed-{scenario.seed}-run-{number}"
+        runs.append(Run(scenario, store, number, out.resolve()))
     return runs
 
 
@@ -86,7 +93,7 @@ async def carry_out(runs: Sequence[Run], arguments: argparse.Namespace) -> list[
             for _, run in group:
                 if (verdict := run.finished()) is None:
                     if deployment is None:
-                        deployment = await up.enter_async_context(_deployment(run.scenario, arguments.port))
+                        deployment = await up.enter_async_context(_deployment(run, arguments.port))
                     verdict = await _one(run, deployment, talks)
                 else:
                     print(f"{run.out} has a verdict of this commit", flush=True)
@@ -95,19 +102,22 @@ async def carry_out(runs: Sequence[Run], arguments: argparse.Namespace) -> list[
 
 
 @asynccontextmanager
-async def _deployment(scenario: Scenario, port: int) -> AsyncIterator[Deployment]:
-    """A stack as the scenario needs it, of its own, surely ended."""
+async def _deployment(run: Run, port: int) -> AsyncIterator[Deployment]:
+    """A stack as the run needs it, of its own, surely ended."""
+    scenario = run.scenario
     async with AsyncExitStack() as up:
         own = None
         if Need.STORE_LINK in scenario.needs:
-            own = await up.enter_async_context(own_store(port + 2, port + 3, scenario.fsync))
-        settings = scenario.settings | ({"REDIS_URL": own.url} if own else {})
-        stack = started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, scenario.nodes, settings)
+            own = await up.enter_async_context(own_store(run.store, port + 2, port + 3, scenario.fsync))
+        settings = scenario.settings | dict(own.settings if own else {})
+        stack = started(
+            *(port, scenario.hosts, AGENT, scenario.fsync, port + 1, scenario.nodes, settings), store=run.store
+        )
         yield Deployment(await up.enter_async_context(stack), scenario.hosts, own)
 
 
 async def _one(run: Run, deployment: Deployment, talks: Sequence[Sequence[str]]) -> dict[str, Any]:
-    print(f"{run.scenario.name}: {run.scenario.about}", flush=True)
+    print(f"{run.scenario.name} on {run.store}: {run.scenario.about}", flush=True)
     run.out.mkdir(parents=True, exist_ok=True)
     (run.out / "verdict.json").unlink(missing_ok=True)
     if deployment.hosts != run.scenario.hosts:
@@ -125,6 +135,7 @@ async def _one(run: Run, deployment: Deployment, talks: Sequence[Sequence[str]])
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="loadtest/run", description="Run experiments and judge them.")
     parser.add_argument("scenario", choices=names(), nargs="+")
+    parser.add_argument("--store", choices=STORES, default=STORES[0], help=f"what it runs on ({STORES[0]})")
     parser.add_argument("--seed", type=int, help="in the place of the scenario's own")
     parser.add_argument("--seeds", type=_numbers, metavar="N,N,...", help="a run for each of them")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="so many runs of each")

@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import psutil  # type: ignore[import-untyped]
 
 from loadtest.client import Client, Unreadable
 from loadtest.lab.own_store import OwnStore
-from loadtest.processes import listener_pid
+from loadtest.lab.stores import Store
+from loadtest.processes import listener_pid, signal_family
 from loadtest.stack import Stack
 from loadtest.wire import Broken, request
 
@@ -61,11 +62,11 @@ class Deployment:
     """One stack under experiment. ``hosts``: how many there should be just now."""
 
     def __init__(self, stack: Stack, hosts: int, own_store: OwnStore | None = None) -> None:
-        """``own_store``: what the hosts were told to use, in the place of the stack's own Redis."""
+        """``own_store``: what the hosts were told to use, in the place of the stack's own store."""
         self.stack = stack
         self.hosts = hosts
         self.own_store = own_store
-        self.redis_url = own_store.redis_url if own_store else stack.redis_url
+        self.store = Store(stack.store, own_store.server_url if own_store else stack.store_url, stack.folder)
         self.append_only_folder = (own_store.folder if own_store else stack.folder / "redis") / "appendonlydir"
         self.snapshots: list[Snapshot] = []
         self.client = Client(stack.url, 2.0)
@@ -142,8 +143,9 @@ class Deployment:
     def edge_pid(self) -> int:
         return self._listener(self.stack.url)
 
-    def redis_pid(self) -> int:
-        return self._listener(self.redis_url.partition("/0")[0])
+    def server_pid(self, server: str) -> int:
+        """Of that server of the store (``Store.servers``). NotSo if nobody listens there."""
+        return self._listener(f"{server}://{self.store.servers[server]}")
 
     def _listener(self, url: str) -> int:
         if (pid := listener_pid(url.partition("//")[2].partition("/")[0])) is None:
@@ -164,13 +166,25 @@ class Deployment:
 
     def signal(self, pid: int, number: int) -> float:
         """Just before it was sent, monotonic: it can't be felt earlier. NotOurs unless the experiment started it."""
+        self._require_ours(pid)
+        at = time.monotonic()
+        os.kill(pid, number)
+        return at
+
+    def signal_servers(self, pids: Collection[int], number: int) -> float:
+        """The same for servers, each with all its processes, of which PostgreSQL has one for each connection."""
+        for pid in pids:
+            self._require_ours(pid)
+        at = time.monotonic()
+        for pid in pids:
+            signal_family(pid, number)
+        return at
+
+    def _require_ours(self, pid: int) -> None:
         process = psutil.Process(pid)
         family = {pid, *(parent.pid for parent in process.parents())}
         if not family & {self.stack.pid, os.getpid()} and str(self.stack.folder) not in process.environ().values():
             raise NotOurs(f"process {pid} ({process.name()})")
-        at = time.monotonic()
-        os.kill(pid, number)
-        return at
 
     async def scale(self, hosts: int) -> None:
         """Ask Serve for so many hosts."""

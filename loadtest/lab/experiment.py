@@ -57,7 +57,8 @@ async def experiment(
     course.trouble += await read_back(deployment.stack.url, sessions, histories[1])
     maps = analysis.Maps(deployment.snapshots)
     analysis.count_traffic(course.faults, ops, maps)
-    evidence = Evidence(scenario, course.begun, course.faults, ops, maps, check(histories), course.trouble)
+    checked, store = check(histories), deployment.store.name
+    evidence = Evidence(scenario, store, course.begun, course.faults, ops, maps, checked, course.trouble)
     verdict = judge(evidence)
     (out / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
     (out / "report.html").write_text(report.page(verdict, evidence), encoding="utf-8")

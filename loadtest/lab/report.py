@@ -48,7 +48,8 @@ def page(verdict: dict[str, Any], evidence: Evidence) -> str:
         f"<title>{html.escape(scenario.name)}: {word}</title><style>{STYLE}</style>"
         f'<h1>{html.escape(scenario.name)} <span class="word{"" if passed else " bad"}">{word}</span></h1>'
         f'<p class="about">{html.escape(scenario.about)}</p>{_cards(verdict)}'
-        f'<p class="small">Seed {verdict["seed"]} · commit {verdict["commit"]} · {html.escape(verdict["machine"])}<br>'
+        f'<p class="small">Store {html.escape(verdict["store"])} · seed {verdict["seed"]} · commit {verdict["commit"]}'
+        f" · {html.escape(verdict['machine'])}<br>"
         f"<code>{html.escape(verdict['command'])}</code></p>"
         f"{_troubles(verdict['trouble'])}"
         f"<h2>Invariants</h2>{_invariants(verdict['invariants'])}"

@@ -78,6 +78,17 @@ class Scenario(Strict):
             raise ValueError(f"faults at {late} s come after the load has ended ({self.for_s} s)")
         return self
 
+    def on(self, store: str) -> Self:
+        """As it is carried out on that store: of what may come by chance, only what makes sense there. ValueError if
+        a fault of its list doesn't, or nothing is left."""
+        unfit = [name for name in sorted(self.kinds) if not KINDS[name].is_for(store)]
+        among = [name for name in self.chance.among if name not in unfit] if self.chance else []
+        if (self.chance and not among) or any(fault.do in unfit for fault in self.faults):
+            raise ValueError(f"{self.name} isn't for {store}: {'; '.join(map(_only_on, unfit))}")
+        if self.chance is None:
+            return self
+        return self.model_copy(update={"chance": self.chance.model_copy(update={"among": among})})
+
     @property
     def kinds(self) -> set[str]:
         """All faults that may happen."""
@@ -87,6 +98,10 @@ class Scenario(Strict):
     def needs(self) -> frozenset[Need]:
         """What its faults need of the stack."""
         return frozenset[Need]().union(*(KINDS[name].needs for name in self.kinds))
+
+
+def _only_on(name: str) -> str:
+    return f"{name} is only for {', '.join(sorted(KINDS[name].only_on))}"
 
 
 def names() -> list[str]:

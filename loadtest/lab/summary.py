@@ -35,6 +35,7 @@ def _of_one(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "runs": len(verdicts),
         "passed": sum(verdict["passed"] for verdict in verdicts),
+        "stores": sorted({verdict["store"] for verdict in verdicts}),
         "seeds": [verdict["seed"] for verdict in verdicts],
         "commits": sorted({verdict["commit"] for verdict in verdicts}),
         "machines": sorted({verdict["machine"] for verdict in verdicts}),

@@ -14,22 +14,24 @@ import pytest_asyncio
 
 from actors.stores.base import MembershipStore, SessionStore
 from tests.contract.lab import Lab, MemoryLab, RedisLab
+from tests.contract.postgres_lab import PostgresLab
+from tests.postgres_server import PostgresServer, start_postgres
 from tests.servers import Server, ServerMissing, in_ci
 
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
-LABS = ("memory", *SERVERS)
+LABS = ("memory", *SERVERS, "postgres")
 
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[Callable[[str], str]]:
     """kind -> URL of a server of that kind, started on first use."""
-    started: dict[str, Server] = {}
+    started: dict[str, Server | PostgresServer] = {}
 
     def url(kind: str) -> str:
         if kind == "remote":
             return os.environ["REDIS_URL"]
         if kind not in started:
-            started[kind] = start(kind)
+            started[kind] = start_postgres() if kind == "postgres" else start(kind)
         return started[kind].url
 
     try:
@@ -54,11 +56,17 @@ def start(kind: str) -> Server:
         raise
 
 
+def lab_of(kind: str, server_url: Callable[[str], str]) -> Lab:
+    """A new lab of that kind."""
+    if kind == "memory":
+        return MemoryLab()
+    return PostgresLab(server_url(kind)) if kind == "postgres" else RedisLab(kind, server_url(kind))
+
+
 @pytest_asyncio.fixture(params=LABS)
 async def lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[Lab]:
     """Each store in turn."""
-    kind = request.param
-    lab: Lab = MemoryLab() if kind == "memory" else RedisLab(kind, server_url(kind))
+    lab = lab_of(request.param, server_url)
     try:
         yield lab
     finally:
@@ -83,6 +91,22 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def _one_postgres() -> Iterator[PostgresServer]:
+    server = start_postgres()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def own_postgres(_one_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A PostgreSQL that this test may freeze or kill; the next one in its module finds it running again."""
+    yield _one_postgres
+    _one_postgres.revive()
 
 
 @pytest_asyncio.fixture

@@ -68,6 +68,14 @@ class Lab(Protocol):
         """All data of the membership are gone, as after FLUSHALL."""
         ...
 
+    def age_beats(self) -> None:
+        """All beats so far came long ago."""
+        ...
+
+    def keep_for_ever(self, key: SessionKey) -> None:
+        """The test has made this session permanent (``ttl_s`` 0)."""
+        ...
+
     async def snapshot(self, key: SessionKey) -> object:
         """All that is stored of a session now."""
         ...
@@ -121,6 +129,12 @@ class MemoryLab:
         self._now_ms += 1000
         self._membership.restore(MemoryMembership(self.now_ms).snapshot())
 
+    def age_beats(self) -> None:
+        self._now_ms += 3_600_000
+
+    def keep_for_ever(self, key: SessionKey) -> None:
+        return None
+
     async def snapshot(self, key: SessionKey) -> object:
         return {at: session for at, session in self._store.snapshot().items() if at == key}
 
@@ -172,6 +186,15 @@ class RedisLab:
 
     def lose_membership(self) -> None:
         self.client.delete(self.keys.table, self.keys.beats)
+
+    def age_beats(self) -> None:
+        beats = cast(dict[bytes, bytes], self.client.hgetall(self.keys.beats))
+        for name, line in beats.items():
+            counter, _, rest = line.split(b" ", 2)
+            self.client.hset(self.keys.beats, cast(Any, name), cast(Any, b"%b 1 %b" % (counter, rest)))
+
+    def keep_for_ever(self, key: SessionKey) -> None:
+        self.stays_for_ever |= set(self.keys.of_session(key))
 
     async def snapshot(self, key: SessionKey) -> object:
         return {name: self.client.dump(name) for name in self.keys.of_session(key)}

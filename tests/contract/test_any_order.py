@@ -40,7 +40,8 @@ from actors.stores.base import (
     Replayed,
     Turns,
 )
-from tests.contract.lab import ANNA, BERT, CARL, Lab, MemoryLab, RedisLab, fresh_key, turn
+from tests.contract.conftest import lab_of
+from tests.contract.lab import ANNA, BERT, CARL, Lab, fresh_key, turn
 
 A = TypeVar("A")
 WINDOWS = st.sampled_from([None, None, 1, 2, 5])
@@ -305,7 +306,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert answer.turn_seq == len(self.life.log)
 
 
-@pytest.mark.parametrize("kind", ["memory", "valkey"])
+@pytest.mark.parametrize("kind", ["memory", "valkey", "postgres"])
 def test_any_order_of_calls_and_losses_is_answered_as_the_model_says(
     kind: str, server_url: Callable[[str], str]
 ) -> None:
@@ -313,12 +314,13 @@ def test_any_order_of_calls_and_losses_is_answered_as_the_model_says(
 
     class Machine(AnyOrder):
         def make_lab(self) -> Lab:
-            return MemoryLab() if kind == "memory" else RedisLab(kind, server_url(kind))
+            return lab_of(kind, server_url)
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            # A statement of PostgreSQL costs several times as much as a script of Redis.
+            max_examples=EXAMPLES if kind != "postgres" else max(1, EXAMPLES // 4),
             stateful_step_count=40,
             deadline=None,
             database=None,

@@ -55,8 +55,7 @@ async def test_a_refused_commit_does_not_renew_the_expiry(lab: Lab) -> None:
 
 async def test_with_ttl_0_a_session_never_expires(lab: Lab) -> None:
     talk = await begin(lab.store(ttl_s=0), "a")
-    if isinstance(lab, RedisLab):
-        lab.stays_for_ever |= set(lab.keys.of_session(talk.key))
+    lab.keep_for_ever(talk.key)
     assert await lab.ttl_ms(talk.key) is None
     assert await talk.stored() == ["a"]
 
@@ -73,7 +72,7 @@ async def test_a_session_that_had_an_expiry_loses_it_when_ttl_becomes_0(redis_la
     talk.store = redis_lab.store(ttl_s=0)
     await talk.say("b")
     names = redis_lab.keys.of_session(talk.key)
-    redis_lab.stays_for_ever |= set(names)
+    redis_lab.keep_for_ever(talk.key)
     assert [redis_lab.client.ttl(name) for name in names] == [-1, -1, -1]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
@@ -266,19 +265,8 @@ def test_beats_of_hosts_that_vanished_while_they_drained_are_forgotten_in_the_en
     join(membership, "1")
     membership.beat("inc-1", "a:1", SERVING, -1)
     membership.beat("inc-2", "a:2", DRAINING, -1)
-    age_beats(lab)
+    lab.age_beats()
     assert set(membership.beat("inc-3", "a:3", SERVING, -1).beats) == {"inc-1", "inc-3"}
-
-
-def age_beats(lab: Lab) -> None:
-    """All beats so far came long ago."""
-    if isinstance(lab, RedisLab):
-        beats: Any = lab.client.hgetall(lab.keys.beats)
-        for name, line in beats.items():
-            counter, _, rest = line.split(b" ", 2)
-            lab.client.hset(lab.keys.beats, name, b"%b 1 %b" % (counter, rest))
-    else:
-        lab._now_ms += 3_600_000  # type: ignore[attr-defined]
 
 
 def test_the_beats_key_expires_when_nobody_beats_any_more(redis_lab: RedisLab) -> None:

@@ -24,12 +24,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors.settings import Settings
-from actors.stores.redis_membership import RedisMembership
+from actors.stores import open_membership
 from deploy.processes import leashed
 from loadtest.checker import check
 from loadtest.client import Answer, Client, Kind, Unreadable, lines_of
 from loadtest.history import History
 from router.edge import Edge
+from tests.postgres_server import PostgresServer
 from tests.servers import NOT_DURABLE, Durability, Server, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -75,10 +76,18 @@ class HostProcess:
 
 
 class Deployment:
-    """Use it as an ``async with``. ``url`` is the edge's."""
+    """Use it as an ``async with``. ``url`` is the edge's. ``server``: one that runs already, and ends with the rest."""
 
-    def __init__(self, agent: str, hosts: int = 2, *, durability: Durability = NOT_DURABLE, **groups: Any) -> None:
-        self.server = Server(durability=durability)
+    def __init__(
+        self,
+        agent: str,
+        hosts: int = 2,
+        *,
+        durability: Durability = NOT_DURABLE,
+        server: PostgresServer | None = None,
+        **groups: Any,
+    ) -> None:
+        self.server = server or Server(durability=durability)
         self.hosts: list[HostProcess] = []
         self._count = hosts
         self._run_dir = tempfile.mkdtemp(prefix="rehydra-test-edge-")
@@ -96,11 +105,12 @@ class Deployment:
 
     async def __aenter__(self) -> Self:
         try:
-            self.server.start()
+            if isinstance(self.server, Server):
+                self.server.start()
             self._args["store"] = {"url": self.server.url}
             await asyncio.gather(*(self.start_host() for _ in range(self._count)))
             settings = Settings.load(self._args)
-            self._edge = Edge(settings, lambda settings: RedisMembership.connect(settings.store, 0.5))
+            self._edge = Edge(settings, open_membership)
             await self._edge.start()
             await self.settled(self._count)
         except BaseException:

@@ -49,8 +49,9 @@ def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
 class StackUnderTest:
     """A stack of two hosts on a port and a folder of its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *options: str) -> None:
         self.port = free_port()
+        self.options = options
         self.where = ("--port", str(self.port), "--data-dir", str(path))
         self.folder = Folder(self.port, str(path))
 
@@ -58,7 +59,7 @@ class StackUnderTest:
         """Have it run; returns what the start said, if there was one."""
         if self.folder.state().get("phase") == "ready":
             return ""
-        started = run("deploy/up", "--detach", "--replicas", "2", *self.where)
+        started = run("deploy/up", "--detach", "--replicas", "2", *self.options, *self.where)
         assert started.returncode == 0, started.stdout + started.stderr
         return started.stdout
 
@@ -196,6 +197,33 @@ def test_what_even_a_killed_keeper_leaves_behind_is_ended_by_down(stack: StackUn
     assert processes.wait_gone(everything, 0.0) == set()
 
 
+def test_on_postgresql_talks_outlive_their_host_and_their_store_and_nothing_outlives_the_stack(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """No Redis runs; the membership table, which the edge follows too, is in PostgreSQL as the talks are."""
+    stack = StackUnderTest(tmp_path_factory.mktemp("on-postgres"), "--store", "postgres")
+    try:
+        assert "PostgreSQL answers" in stack.up()
+        commands = [processes.command(found.pid) for found in processes.marked(stack.folder.mark)]
+        assert not any("valkey-server" in command or "redis-server" in command for command in commands)
+        holder = stack.say("edda", "My name is Edda.")["slot"]
+        os.kill(stack.hosts()[holder], signal.SIGKILL)
+        assert "Edda" in stack.say("edda", "What is my name?")["reply"]
+        (server,) = [
+            found.pid for found in processes.marked(stack.folder.mark) if "/postgres -D" in processes.command(found.pid)
+        ]
+        os.kill(server, signal.SIGKILL)
+        assert stack.say("edda", "And now?")["turn_seq"] == 3
+        everything = remains(stack.folder)
+        os.kill(stack.folder.state()["pid"], signal.SIGKILL)
+        # PostgreSQL writes what is unwritten before it goes.
+        assert processes.wait_gone(everything, 2 * GONE_S) == set()
+    finally:
+        stack.down()
+        assert stack.left() == []
+        assert not stack.folder.short.exists() and not stack.folder.programs.exists()
+
+
 def test_down_ends_all_of_it_and_says_when_there_is_nothing(stack: StackUnderTest) -> None:
     stack.up()
     stranger = subprocess.Popen(["sleep", "60"])
@@ -215,8 +243,14 @@ def test_down_ends_all_of_it_and_says_when_there_is_nothing(stack: StackUnderTes
     ("option", "variable", "word"),
     [
         (("--agent", "nowhere:agent"), {}, "nowhere"),
+        (("--store", "postgres", "--agent", "nowhere:agent"), {}, "nowhere"),
         ((), {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, "redis://127.0.0.1:1/0"),
         ((), {"REDIS_URL": "memory://"}, "REDIS_URL"),
+        (
+            ("--store", "postgres"),
+            {"POSTGRES_URL": "postgresql://u:secret@127.0.0.1:1/x"},
+            "postgresql://127.0.0.1:1/x",
+        ),
         ((), {"REHYDRA_RING__VNODES": "many"}, "ring.vnodes"),
         ((), {"REHYDRA_STORE__URL": "redis://:secret@127.0.0.1:1/0"}, "use REDIS_URL instead"),
         ((), {"REHYDRA_EDGE__PORT": "81"}, "use --port instead"),

@@ -107,6 +107,16 @@ def run_seeds(
     return count, failed
 
 
+def _on(server: str) -> Callable[[Cluster], Backend]:
+    if server.startswith("postgresql:"):
+        from tests.simulation.postgres_backend import PostgresBackend
+
+        return PostgresBackend.on(server)
+    from tests.simulation.redis_backend import RedisBackend
+
+    return RedisBackend.on(server)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=0, help="run so many")
@@ -115,13 +125,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run this one")
     parser.add_argument("--trace", action="store_true", help="print all events of --seed")
     parser.add_argument("--failures", type=int, default=3, help="stop after so many failing seeds")
-    parser.add_argument("--server", default="", help="URL of a server to run the real scripts on; it is flushed")
+    parser.add_argument("--server", default="", help="URL of a server to run the real scripts on, which is emptied")
     args = parser.parse_args()
     backend = None
     if args.server:
-        from tests.simulation.redis_backend import RedisBackend
-
-        backend = RedisBackend.on(args.server)
+        backend = _on(args.server)
     if args.seed is not None:
         verdict = run_seed(args.seed, backend)
         if args.trace:

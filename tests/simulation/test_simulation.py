@@ -1,7 +1,8 @@
 """I1-I10 on the production classes, under seeded faults between any two steps.
 
 ``SIMULATION_SEEDS`` sets how many seeds run (2,000 without it), ``SIMULATION_SERVER_SEEDS`` how many of them on a real
-server (200). A failing seed prints the command that replays it.
+server (200), ``SIMULATION_POSTGRES_SEEDS`` how many on a PostgreSQL (10). A failing seed prints the command that
+replays it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres_server import start_postgres
 from tests.servers import Server
 from tests.simulation import runner
 from tests.simulation.chained import Chained
@@ -24,6 +26,7 @@ from tests.simulation.runner import run_seed
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 SERVER_SEEDS = int(os.environ.get("SIMULATION_SERVER_SEEDS", "200"))
+POSTGRES_SEEDS = int(os.environ.get("SIMULATION_POSTGRES_SEEDS", "10"))
 WORKERS = 2
 
 
@@ -54,6 +57,16 @@ def test_the_real_scripts_on_a_real_server_keep_the_invariants_too() -> None:
         # A server each: every seed begins with an empty one.
         urls = [stack.enter_context(Server("valkey")).url for _ in range(WORKERS)]
         _all_pass(SERVER_SEEDS, *(("--server", url) for url in urls))
+
+
+@pytest.mark.timeout(max(600, 10 * POSTGRES_SEEDS))
+def test_the_real_functions_on_a_real_postgresql_keep_the_invariants_too() -> None:
+    """I1, I2, I3, I4, I5, I6, I7, I8, I9, I10."""
+    with start_postgres() as server:
+        running = _runner("--seeds", str(POSTGRES_SEEDS), "--server", server.url)
+        told = running.communicate()[0]
+    assert running.returncode == 0, told
+    assert told.strip().splitlines()[-1].startswith(f"{POSTGRES_SEEDS} seeds ")
 
 
 @pytest.mark.parametrize("seed", range(0, 200, 10))

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_without_options_it_is_three_hosts_on_port_8000_that_lose_nothing() -> None:
-    assert parse([]) == Options(8000, "127.0.0.1", 3, "", "", "always", False, 0, 0)
+    assert parse([]) == Options(8000, "127.0.0.1", 3, "", "", "always", False, 0, 0, "redis")
 
 
 @pytest.mark.parametrize("wrong", [["--port", "0"], ["--port", "http"], ["--replicas", "0"], ["--fsync", "no"], ["up"]])

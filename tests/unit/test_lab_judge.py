@@ -28,7 +28,7 @@ def evidence(*more: Op, seen: str = "pid 1 is gone", wait_s: float = 0.5, troubl
     first = Op("a", 1.0, "", 1.1, 1.0, "ok", "slot-0", "new", 200)
     fault = Done("kill_host", 10.0, "slot-0", seen=seen, again_s=3.0, traffic=1)
     return Evidence(
-        read("kill_host"), 0.0, [fault], [first, before, *more], MAPS, Verdict(), [trouble] if trouble else []
+        read("kill_host"), "redis", 0.0, [fault], [first, before, *more], MAPS, Verdict(), [trouble] if trouble else []
     )
 
 
@@ -74,32 +74,34 @@ def test_trouble_with_the_experiment_and_the_checkers_word_fail_it_too() -> None
 
 def test_a_report_is_one_file_with_three_plots_and_nothing_from_elsewhere() -> None:
     told = evidence(error(11.0))
+    assert judge(told)["store"] == "redis"
     report = page(judge(told), told)
     assert report.count("<svg") == 3 and "http://" not in report and "<script" not in report
-    assert "kill_host slot-0" in report and 'class="word bad"' in report
+    assert "kill_host slot-0" in report and "Store redis" in report and 'class="word bad"' in report
 
 
 def test_a_summary_adds_counts_and_takes_medians_of_times() -> None:
     told = summary([judge(evidence(wait_s=wait_s)) for wait_s in (0.2, 0.9, 0.3)])
     found = told["scenarios"]["kill_host"]
     assert told["passed"] and found["runs"] == found["effective_faults"] == 3
-    assert found["medians"]["failover_s all p99"] == 0.3
+    assert found["medians"]["failover_s all p99"] == 0.3 and found["stores"] == ["redis"]
     assert "kill_host" in table(told)
 
 
 @pytest.mark.parametrize(
-    ("now", "scenario", "is_finished"),
+    ("now", "scenario", "store", "is_finished"),
     [
-        ("abc", "kill_host", True),
-        ("def", "kill_host", False),
-        ("abc-dirty", "kill_host", False),
-        ("abc", "baseline", False),
+        ("abc", "kill_host", "redis", True),
+        ("def", "kill_host", "redis", False),
+        ("abc-dirty", "kill_host", "redis", False),
+        ("abc", "baseline", "redis", False),
+        ("abc", "kill_host", "postgres", False),
     ],
 )
-def test_only_a_verdict_of_this_commit_and_scenario_spares_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: str, scenario: str, is_finished: bool
+def test_only_a_verdict_of_this_commit_scenario_and_store_spares_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: str, scenario: str, store: str, is_finished: bool
 ) -> None:
     verdict = judge(evidence()) | {"commit": "abc" if not now.endswith("-dirty") else now}
     (tmp_path / "verdict.json").write_text(json.dumps(verdict))
     monkeypatch.setattr(command, "commit", lambda: now)
-    assert (Run(read(scenario), 1, tmp_path).finished() is not None) is is_finished
+    assert (Run(read(scenario), store, 1, tmp_path).finished() is not None) is is_finished

@@ -98,7 +98,7 @@ async def test_only_the_process_that_is_cut_off_is_cut_off() -> None:
 
 async def test_a_redis_that_is_killed_behind_the_link_comes_back_and_ends_with_the_experiment() -> None:
     port, redis_port = free_port(), free_port()
-    async with own_store(port, redis_port, "always") as store:
+    async with own_store("redis", port, redis_port, "always") as store:
         await ask(store.url, "SET", "k", "kept")
         pid = listener_pid(f"127.0.0.1:{redis_port}")
         assert pid is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +11,16 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
-from loadtest.lab.command import parse, planned
+from loadtest.lab.command import main, parse, planned
 from loadtest.lab.deployment import Deployment
 from loadtest.lab.faults import KINDS, Need
 from loadtest.lab.nemesis import Nemesis
 from loadtest.lab.progress import Progress
-from loadtest.lab.scenario import Load, Scenario, names, read
+from loadtest.lab.scenario import Chance, Load, Scenario, names, read
 
 DEMANDED = (
     "baseline scale_down scale_up rolling_update kill_host kill_node freeze_host cut_off_host redis_restart"
-    " redis_lost_tail kill_edge everything"
+    " redis_lost_tail kill_edge everything store_restart"
 )
 
 
@@ -31,7 +32,7 @@ def test_every_scenario_that_was_asked_for_can_be_read() -> None:
             assert scenario.seed == 7 and scenario.kinds <= KINDS.keys()
 
 
-@pytest.mark.parametrize("name", ["scale_down", "kill_host", "freeze_host", "redis_restart"])
+@pytest.mark.parametrize("name", ["scale_down", "kill_host", "freeze_host", "redis_restart", "store_restart"])
 def test_the_short_ones_are_short_and_have_a_fault(name: str) -> None:
     scenario = read(name, smoke=True)
     assert scenario.for_s <= 30 and scenario.faults
@@ -62,6 +63,36 @@ def test_a_load_has_limits() -> None:
 def test_a_scenario_knows_what_its_faults_need_of_the_stack() -> None:
     assert read("cut_off_host").needs == read("everything").needs == {Need.STORE_LINK}
     assert read("kill_host").needs == frozenset()
+
+
+def test_what_makes_no_sense_on_a_store_is_refused_in_one_line_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["loadtest/run", "redis_lost_tail", "--store", "postgres"])
+    assert main() == 2
+    assert capsys.readouterr().err == (
+        "loadtest/run: ValueError: redis_lost_tail isn't for postgres: cut_redis_tail is only for redis\n"
+    )
+    for name in ("kill_host", "scale_down", "store_restart", "kill_node", "freeze_host", "rolling_update", "baseline"):
+        assert read(name).on("postgres") == read(name).on("redis") == read(name)
+
+
+def test_of_faults_by_chance_those_are_left_that_make_sense_on_the_store(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = parse(["everything", "--store", "postgres"])
+    assert planned(arguments)[0].scenario == read("everything") and capsys.readouterr().out == ""
+    arguments.store = "hybrid"  # Before two servers no link can stand.
+    one = planned(arguments)[0]
+    assert read("everything").kinds - one.scenario.kinds == {"cut_off_host"} and not one.scenario.needs
+    assert capsys.readouterr().out == "everything on hybrid: without cut_off_host\n"
+    only_there = Chance(every_s=(1, 2), among=["cut_redis_tail", "kill_redis"])
+    with pytest.raises(ValueError, match="cut_redis_tail is only for redis; kill_redis is only for redis"):
+        read("baseline").model_copy(update={"chance": only_there}).on("postgres")
+
+
+def test_runs_on_two_stores_share_neither_folder_nor_stack() -> None:
+    runs = [planned(parse(["kill_host", "--store", store]))[0] for store in ("redis", "postgres")]
+    assert [run.out.name for run in runs] == ["kill_host", "kill_host-postgres"]
+    assert len({run.stack for run in runs}) == 2
 
 
 def test_one_run_has_the_folder_and_several_have_one_each(tmp_path: Path) -> None:

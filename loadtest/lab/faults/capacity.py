@@ -8,7 +8,7 @@ import time
 from loadtest.client import Unreadable
 from loadtest.lab.deployment import LOOK_S, Deployment, NotSo
 from loadtest.lab.faults.kinds import Done, Fault, Ground, Released, kind
-from loadtest.redis_leases import holders
+from loadtest.lab.stores import Holders
 
 LEAVE_S = 60.0
 """How long a host that leaves may take to give its leases back."""
@@ -19,18 +19,21 @@ async def scale(ground: Ground, fault: Fault, done: Done) -> None:
     """Serve is told another number of hosts; over when they are ready, and whoever left holds nothing."""
     deployment = ground.deployment
     before = {slot: str(host["host"]) for slot, host in (await deployment.ring()).items()}
-    held = await holders(deployment.redis_url)
-    await deployment.until_busy(*sorted(before))
-    done.at = time.monotonic()
-    await deployment.scale(fault.hosts or len(before))
-    await _watch_leases(deployment, before, held, done)
+    async with deployment.store.holders() as holders:
+        held = await holders()
+        await deployment.until_busy(*sorted(before))
+        done.at = time.monotonic()
+        await deployment.scale(fault.hosts or len(before))
+        await _watch_leases(deployment, holders, before, held, done)
     after = await deployment.ready()
     done.slot = ",".join(sorted(before.keys() ^ after.keys()))
     done.effect_s = round(time.monotonic() - done.at, 2)
     done.seen = f"{len(before)} -> {len(after)} hosts" if done.slot else ""
 
 
-async def _watch_leases(deployment: Deployment, before: dict[str, str], held: dict[str, str], done: Done) -> None:
+async def _watch_leases(
+    deployment: Deployment, holders: Holders, before: dict[str, str], held: dict[str, str], done: Done
+) -> None:
     """Until as many hosts as wanted are on the ring, note when each lease of those that left was seen free."""
     slots, left = {host: slot for slot, host in before.items()}, dict[str, float]()
     ring, gone = dict[str, dict[str, object]](), set[str]()
@@ -43,7 +46,7 @@ async def _watch_leases(deployment: Deployment, before: dict[str, str], held: di
         now, staying = time.monotonic(), {str(host["host"]) for host in ring.values()}
         if ring:
             left |= {host: now for host in slots if host not in staying and host not in left}
-        held_now = await holders(deployment.redis_url)
+        held_now = await holders()
         # Whoever was given a session while it was leaving counts as well.
         held |= {session: host for session, host in held_now.items() if host in left}
         gone = {session for session, host in held.items() if host in left}

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 EVERYBODY = "*"
 """In the place of a victim's slot: all sessions are concerned."""
 ERRORS_FOR_S = 5.0
+ON_REDIS = frozenset({"redis"})
+"""Stores that keep everything in a Redis of their own."""
+ON_ONE_SERVER = frozenset({"redis", "postgres"})
+"""Stores that are one server, before which the link can stand."""
 
 
 class Need(StrEnum):
@@ -136,6 +140,11 @@ class Kind:
     errors_for_s: float = ERRORS_FOR_S
     """Until so long after it is over and all hosts are ready."""
     needs: frozenset[Need] = frozenset()
+    only_on: frozenset[str] = frozenset()
+    """The stores on which it makes sense; none: on all."""
+
+    def is_for(self, store: str) -> bool:
+        return not self.only_on or store in self.only_on
 
 
 KINDS: dict[str, Kind] = {}
@@ -152,13 +161,15 @@ def kind(
     errors: frozenset[str] = frozenset(),
     errors_for_s: float = ERRORS_FOR_S,
     needs: frozenset[Need] = frozenset(),
+    only_on: frozenset[str] = frozenset(),
 ) -> Callable[[CarryOut], CarryOut]:
     """Enter a coroutine into the table under its own name."""
 
     def enter(carry_out: CarryOut) -> CarryOut:
         name = carry_out.__name__
         KINDS[name] = Kind(
-            name, carry_out, takes_hosts, reloads, may_lose, wants_hosts, all_ready, errors, errors_for_s, needs
+            *(name, carry_out, takes_hosts, reloads, may_lose, wants_hosts, all_ready),
+            *(errors, errors_for_s, needs, only_on),
         )
         return carry_out
 

@@ -6,13 +6,13 @@ import asyncio
 import time
 
 from loadtest.lab.deployment import NotSo
-from loadtest.lab.faults.kinds import Done, Fault, Ground, Need, kind
+from loadtest.lab.faults.kinds import ON_ONE_SERVER, Done, Fault, Ground, Need, kind
 from loadtest.processes import alive
 
 UNAVAILABLE = frozenset({"503"})
 
 
-@kind(takes_hosts=True, errors=UNAVAILABLE, needs=frozenset({Need.STORE_LINK}))
+@kind(takes_hosts=True, errors=UNAVAILABLE, needs=frozenset({Need.STORE_LINK}), only_on=ON_ONE_SERVER)
 async def cut_off_host(ground: Ground, fault: Fault, done: Done) -> None:
     """Nothing that one host says reaches the store, nor the reverse, for ``for_s``; then what was said arrives late."""
     deployment = ground.deployment
