@@ -71,9 +71,14 @@ class PostgresStore:
         return cls(lanes, session.ttl_s, session.tombstone_s, own.page_bytes_max, own.sweep_s)
 
     async def claim(
-        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+        self,
+        key: SessionKey,
+        token: str,
+        host: HostRef,
+        over: tuple[str, int] | None = None,
+        window: int | None = None,
     ) -> ClaimAnswer:
-        return await self._transport.call(calls.claim(key, token, host, over, self._ttl_ms))
+        return await self._transport.call(calls.claim(key, token, host, over, self._ttl_ms, window))
 
     async def commit(
         self, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None
@@ -84,9 +89,15 @@ class PostgresStore:
         return await self._transport.call(calls.release(key, lease, turn_seq, last_turn_id))
 
     async def check(
-        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+        self,
+        key: SessionKey,
+        lease: Lease,
+        turn_seq: int,
+        last_turn_id: str,
+        running: str = "",
+        refused: str = "",
     ) -> CheckAnswer:
-        return await self._transport.call(calls.check(key, lease, turn_seq, last_turn_id, running))
+        return await self._transport.call(calls.check(key, lease, turn_seq, last_turn_id, running, refused))
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         return await self._transport.call(calls.delete(key, self._tombstone_ms))

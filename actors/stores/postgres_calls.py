@@ -39,15 +39,24 @@ SWEEP_TURNS_MAX: Final = 2_000
 """One piece of sweeping: some 20 ms of the server's time, and no lock that a host would wait for."""
 
 
-def claim(key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None, ttl_ms: int) -> Call[ClaimAnswer]:
+def claim(
+    key: SessionKey,
+    token: str,
+    host: HostRef,
+    over: tuple[str, int] | None,
+    ttl_ms: int,
+    window: int | None = None,
+) -> Call[ClaimAnswer]:
     """:meth:`actors.stores.base.SessionStore.claim`."""
     assert token, "A lease without a token would look released."
+    assert window is None or window > 0, "Whoever commits must know the last turn."
 
     def decode(row: Answer) -> ClaimAnswer:
         match row["answer"]:
             case "granted":
                 turns = decode_turns(key.tenant, row["records"])
-                if len(turns) != row["turn_seq"] or (turns and turns[-1].turn_seq != row["turn_seq"]):
+                wanted = row["turn_seq"] if window is None else min(window, row["turn_seq"])
+                if len(turns) != wanted or (turns and turns[-1].turn_seq != row["turn_seq"]):
                     raise _damaged(key)
                 lease = Lease(row["epoch"], token, row["born"])
                 accused = tuple(suspect.decode() for suspect in row["suspects"])
@@ -62,7 +71,7 @@ def claim(key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | No
         *_of(key),
         *(token, host.incarnation, host.slot, host.address),
         *(over or ("", 0)),
-        *(ttl_ms, SCHEMA_VERSION, SUSPECTS_BYTES_MAX),
+        *(ttl_ms, SCHEMA_VERSION, SUSPECTS_BYTES_MAX, window or 0),
     )
     return Call("claim", arguments, decode, loads=True)
 
@@ -104,13 +113,22 @@ def release(key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> 
     return Call("release", (*_of(key), *_shown(lease, turn_seq, last_turn_id)), decode)
 
 
-def check(key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str) -> Call[CheckAnswer]:
+def check(
+    key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str, refused: str
+) -> Call[CheckAnswer]:
     """:meth:`actors.stores.base.SessionStore.check`."""
+    assert not (running and refused), "A turn that is refused doesn't run."
 
     def decode(row: Answer) -> CheckAnswer:
-        return _OK if row["answer"] == "ok" else _refusal("check", row)
+        match row["answer"]:
+            case "ok":
+                return _OK
+            case "replayed":
+                return Replayed(decode_turn(key.tenant, row["record"]))
+        return _refusal("check", row)
 
-    return Call("check", (*_of(key), *_shown(lease, turn_seq, last_turn_id), running.encode()), decode)
+    arguments = (*_of(key), *_shown(lease, turn_seq, last_turn_id), running.encode(), refused.encode())
+    return Call("check", arguments, decode)
 
 
 def delete(key: SessionKey, tombstone_ms: int) -> Call[DeleteAnswer]:

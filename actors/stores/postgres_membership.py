@@ -61,6 +61,7 @@ def _reply(row: Answer) -> BeatReply:
     return BeatReply(
         row["ring_version"],
         row["listed"],
+        row["waits"],
         {
             incarnation: Beat(counter, HostState(state), address)
             for incarnation, counter, state, address in zip(*columns, strict=True)

@@ -357,3 +357,5 @@ async def test_a_log_that_somebody_has_shortened_is_damaged_and_not_forked(postg
     postgres_lab.sql.execute("DELETE FROM test.turns WHERE turn_seq = 2")
     with pytest.raises(StoreUnavailable, match="damaged"):
         await take_over(talk)
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        await Talk(talk.store, talk.key, BERT).claim(window=2)

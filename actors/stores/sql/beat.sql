@@ -7,12 +7,12 @@
 -- _known_ring_version  the table comes along if it has another one now
 -- _keep_ms             a host outside of the table is forgotten after so long a silence
 --
--- ring_version, listed, incarnations, counters, states, addresses
+-- ring_version, listed, waits, incarnations, counters, states, addresses
 -- slots, records   the table; null if it is known
 CREATE OR REPLACE FUNCTION rehydra.beat(
   _incarnation text, _state text, _address text, _known_ring_version bigint, _keep_ms bigint,
-  OUT ring_version bigint, OUT listed boolean, OUT incarnations text[], OUT counters bigint[], OUT states text[],
-  OUT addresses text[], OUT slots text[], OUT records bytea[]
+  OUT ring_version bigint, OUT listed boolean, OUT waits boolean, OUT incarnations text[], OUT counters bigint[],
+  OUT states text[], OUT addresses text[], OUT slots text[], OUT records bytea[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -32,12 +32,13 @@ BEGIN
        FOR UPDATE SKIP LOCKED);
   SELECT r.ring_version,
          EXISTS (SELECT FROM rehydra.members AS m WHERE m.incarnation = _incarnation),
+         EXISTS (SELECT FROM rehydra.spares AS s WHERE s.incarnation = _incarnation),
          b.incarnations, b.counters, b.states, b.addresses,
          CASE WHEN r.ring_version <> _known_ring_version
               THEN ARRAY(SELECT m.slot FROM rehydra.members AS m ORDER BY m.number) END,
          CASE WHEN r.ring_version <> _known_ring_version
               THEN ARRAY(SELECT m.record FROM rehydra.members AS m ORDER BY m.number) END
-    INTO ring_version, listed, incarnations, counters, states, addresses, slots, records
+    INTO ring_version, listed, waits, incarnations, counters, states, addresses, slots, records
     FROM rehydra.ring AS r,
          (SELECT array_agg(a.incarnation) AS incarnations, array_agg(a.counter) AS counters,
                  array_agg(a.state) AS states, array_agg(a.address) AS addresses

@@ -10,6 +10,7 @@
 -- _ttl_ms            expiry of the session, 0 = never
 -- _schema_version    the newest that the caller can read
 -- _suspects_max      bytes of suspects to keep, with one more for each
+-- _window            most turns to load, the last ones; 0 = all
 --
 -- granted   epoch, born, takeovers, suspects, turn_seq, state, records   renews the expiry
 -- held      incarnation, slot, address, epoch
@@ -18,6 +19,7 @@
 CREATE OR REPLACE FUNCTION rehydra.claim(
   _tenant text, _session_id text, _token text, _incarnation text, _slot text, _address text,
   _over_incarnation text, _over_epoch bigint, _ttl_ms bigint, _schema_version integer, _suspects_max bigint,
+  _window bigint,
   OUT answer text, OUT incarnation text, OUT slot text, OUT address text, OUT schema_version integer,
   OUT epoch bigint, OUT born bigint, OUT takeovers bigint, OUT suspects bytea[], OUT turn_seq bigint,
   OUT state bytea, OUT records bytea[]
@@ -101,5 +103,9 @@ BEGIN
   takeovers := lease.takeovers;
   suspects := lease.suspects;
   turn_seq := lease.turn_seq;
-  records := ARRAY(SELECT t.record FROM rehydra.turns AS t WHERE t.life = lease.life ORDER BY t.turn_seq);
+  -- Told apart by their numbers: of a log that has lost turns too few come, which the caller notices.
+  records := ARRAY(
+    SELECT t.record FROM rehydra.turns AS t
+     WHERE t.life = lease.life AND t.turn_seq > CASE WHEN _window > 0 THEN lease.turn_seq - _window ELSE 0 END
+     ORDER BY t.turn_seq);
 END $$;
