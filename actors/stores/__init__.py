@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from actors.errors import Misconfigured
-from actors.settings import Settings
+from actors.settings import Settings, StoreSettings
 from actors.stores.base import MembershipStore, SessionStore
 
 
@@ -23,15 +25,23 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
         from actors.stores.redis import RedisStore  # noqa: PLC0415
 
         return await RedisStore.open(settings), open_membership(settings)
+    if scheme == "dynamodb":
+        return await _in_dynamodb(settings)
+    if scheme in ("mongodb", "mongodb+srv"):
+        return await _in_mongodb(settings)
     raise Misconfigured(
-        f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix:// and memory:// work."
+        f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix://, dynamodb://, mongodb://,"
+        " mongodb+srv:// and memory:// work."
     )
 
 
 async def unfit_store(settings: Settings) -> str:
     """What has become wrong with the store since it was opened, in one sentence; "" if nothing has."""
-    if urlsplit(settings.store.url).scheme == "memory":
+    scheme = urlsplit(settings.store.url).scheme
+    if scheme == "memory":
         return ""
+    if scheme in ("dynamodb", "mongodb", "mongodb+srv"):
+        return await _unfit(_dynamodb_fit() if scheme == "dynamodb" else _mongodb_fit(), settings)
     from actors.stores.redis_fit import require_fit  # noqa: PLC0415
 
     try:
@@ -43,6 +53,17 @@ async def unfit_store(settings: Settings) -> str:
 
 def open_membership(settings: Settings) -> MembershipStore:
     """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use."""
+    scheme = urlsplit(settings.store.url).scheme
+    if scheme == "dynamodb":
+        _dynamodb_fit()
+        from actors.stores.dynamodb.membership import DynamoMembership  # noqa: PLC0415
+
+        return DynamoMembership.connect(settings.store, settings.ring.beat_interval_s)
+    if scheme in ("mongodb", "mongodb+srv"):
+        _mongodb_fit()
+        from actors.stores.mongodb.membership import MongoMembership  # noqa: PLC0415
+
+        return MongoMembership.connect(settings.store, settings.ring.beat_interval_s)
     from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
 
     # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
@@ -59,3 +80,52 @@ def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
     session = settings.session
     sessions = MemoryStore(now_ms, session.ttl_s, session.tombstone_s, settings.store.page_bytes_max)
     return sessions, MemoryMembership(now_ms)
+
+
+# --- DynamoDB and MongoDB: their clients come with an extra each --------------------------------------------------
+
+Fit = Callable[[StoreSettings], None]
+
+
+async def _in_dynamodb(settings: Settings) -> tuple[SessionStore, MembershipStore]:
+    _dynamodb_fit()
+    from actors.stores.dynamodb.store import DynamoStore  # noqa: PLC0415
+
+    return await DynamoStore.open(settings), open_membership(settings)
+
+
+async def _in_mongodb(settings: Settings) -> tuple[SessionStore, MembershipStore]:
+    _mongodb_fit()
+    from actors.stores.mongodb.store import MongoStore  # noqa: PLC0415
+
+    return await MongoStore.open(settings), open_membership(settings)
+
+
+def _dynamodb_fit() -> Fit:
+    try:
+        from actors.stores.dynamodb.fit import require_fit  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise _without_extra("dynamodb", error) from None
+    return require_fit
+
+
+def _mongodb_fit() -> Fit:
+    try:
+        from actors.stores.mongodb.fit import require_fit  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise _without_extra("mongodb", error) from None
+    return require_fit
+
+
+def _without_extra(extra: str, error: ModuleNotFoundError) -> Misconfigured:
+    return Misconfigured(
+        f"store.url is for {extra}, whose client isn't installed ({error.name} is missing): install rehydra[{extra}]."
+    )
+
+
+async def _unfit(require_fit: Fit, settings: Settings) -> str:
+    try:
+        await asyncio.to_thread(require_fit, settings.store)
+    except Misconfigured as error:
+        return error.detail
+    return ""

@@ -13,11 +13,16 @@ import pytest
 import pytest_asyncio
 
 from actors.stores.base import MembershipStore, SessionStore
+from tests.contract.dynamodb_lab import ENVIRONMENT, DynamoLab
 from tests.contract.lab import Lab, MemoryLab, RedisLab
+from tests.contract.mongodb_lab import MongoLab
+from tests.emulators import KINDS as EMULATORS
+from tests.emulators import Emulator
 from tests.servers import Server, ServerMissing, in_ci
 
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
-LABS = ("memory", *SERVERS)
+MONGODB = ("mongomock", *(("mongodb",) if os.environ.get("TEST_MONGODB_URI") else ()))
+LABS = ("memory", *SERVERS, *EMULATORS, *MONGODB)
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +59,41 @@ def start(kind: str) -> Server:
         raise
 
 
+def make_lab(kind: str, request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> Lab:
+    """A lab on the shared server of that kind."""
+    if kind == "memory":
+        return MemoryLab()
+    if kind in EMULATORS:
+        return DynamoLab(kind, request.getfixturevalue("emulator_endpoint")(kind))
+    if kind in MONGODB:
+        return MongoLab(kind, os.environ.get("TEST_MONGODB_URI", ""))
+    return RedisLab(kind, server_url(kind))
+
+
+@pytest.fixture(scope="session")
+def emulator_endpoint() -> Iterator[Callable[[str], str]]:
+    """kind -> endpoint of a stand-in for DynamoDB, started on first use."""
+    started: dict[str, Emulator] = {}
+
+    def endpoint(kind: str) -> str:
+        if kind not in started:
+            started[kind] = Emulator(kind).start()
+        return started[kind].endpoint
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield endpoint
+    for emulator in started.values():
+        emulator.stop()
+
+
 @pytest_asyncio.fixture(params=LABS)
 async def lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[Lab]:
     """Each store in turn."""
     kind = request.param
-    lab: Lab = MemoryLab() if kind == "memory" else RedisLab(kind, server_url(kind))
+    lab = make_lab(kind, request, server_url)
     try:
         yield lab
     finally:
