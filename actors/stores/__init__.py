@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Final
 from urllib.parse import urlsplit
 
 from actors.errors import Misconfigured
-from actors.settings import Settings, StoreSettings
+from actors.settings import Settings
 from actors.stores.base import MembershipStore, SessionStore
 
 
@@ -25,10 +26,8 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
         from actors.stores.redis import RedisStore  # noqa: PLC0415
 
         return await RedisStore.open(settings), open_membership(settings)
-    if scheme == "dynamodb":
-        return await _in_dynamodb(settings)
-    if scheme in ("mongodb", "mongodb+srv"):
-        return await _in_mongodb(settings)
+    if scheme in EXTRAS:
+        return await _open(scheme, settings), open_membership(settings)
     raise Misconfigured(
         f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix://, dynamodb://, mongodb://,"
         " mongodb+srv:// and memory:// work."
@@ -40,8 +39,8 @@ async def unfit_store(settings: Settings) -> str:
     scheme = urlsplit(settings.store.url).scheme
     if scheme == "memory":
         return ""
-    if scheme in ("dynamodb", "mongodb", "mongodb+srv"):
-        return await _unfit(_dynamodb_fit() if scheme == "dynamodb" else _mongodb_fit(), settings)
+    if scheme in EXTRAS:
+        return await _unfit(scheme, settings)
     from actors.stores.redis_fit import require_fit  # noqa: PLC0415
 
     try:
@@ -54,16 +53,8 @@ async def unfit_store(settings: Settings) -> str:
 def open_membership(settings: Settings) -> MembershipStore:
     """The membership table alone, for whoever follows it without taking part: the edge. Connects on first use."""
     scheme = urlsplit(settings.store.url).scheme
-    if scheme == "dynamodb":
-        _dynamodb_fit()
-        from actors.stores.dynamodb.membership import DynamoMembership  # noqa: PLC0415
-
-        return DynamoMembership.connect(settings.store, settings.ring.beat_interval_s)
-    if scheme in ("mongodb", "mongodb+srv"):
-        _mongodb_fit()
-        from actors.stores.mongodb.membership import MongoMembership  # noqa: PLC0415
-
-        return MongoMembership.connect(settings.store, settings.ring.beat_interval_s)
+    if scheme in EXTRAS:
+        return _connect(scheme, settings)
     from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
 
     # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
@@ -84,48 +75,58 @@ def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
 
 # --- DynamoDB and MongoDB: their clients come with an extra each --------------------------------------------------
 
-Fit = Callable[[StoreSettings], None]
+EXTRAS: Final = {
+    "dynamodb": ("dynamodb", ("botocore", "aiobotocore")),
+    "mongodb": ("mongodb", ("pymongo",)),
+    "mongodb+srv": ("mongodb", ("pymongo",)),
+}
+"""scheme -> (the extra of this package, what it installs)"""
 
 
-async def _in_dynamodb(settings: Settings) -> tuple[SessionStore, MembershipStore]:
-    _dynamodb_fit()
-    from actors.stores.dynamodb.store import DynamoStore  # noqa: PLC0415
+def _require_client(scheme: str) -> str:
+    """The extra's name. Misconfigured unless it is installed."""
+    extra, modules = EXTRAS[scheme]
+    for module in modules:
+        if find_spec(module) is None:
+            raise Misconfigured(
+                f"store.url is for {extra}, whose client isn't installed ({module} is missing):"
+                f" install rehydra[{extra}]."
+            )
+    return extra
 
-    return await DynamoStore.open(settings), open_membership(settings)
 
+async def _open(scheme: str, settings: Settings) -> SessionStore:
+    if _require_client(scheme) == "dynamodb":
+        from actors.stores.dynamodb.store import DynamoStore  # noqa: PLC0415
 
-async def _in_mongodb(settings: Settings) -> tuple[SessionStore, MembershipStore]:
-    _mongodb_fit()
+        return await DynamoStore.open(settings)
     from actors.stores.mongodb.store import MongoStore  # noqa: PLC0415
 
-    return await MongoStore.open(settings), open_membership(settings)
+    return await MongoStore.open(settings)
 
 
-def _dynamodb_fit() -> Fit:
+def _connect(scheme: str, settings: Settings) -> MembershipStore:
+    timeout_s = settings.ring.beat_interval_s
+    if _require_client(scheme) == "dynamodb":
+        from actors.stores.dynamodb.membership import DynamoMembership  # noqa: PLC0415
+
+        return DynamoMembership.connect(settings.store, timeout_s)
+    from actors.stores.mongodb.membership import MongoMembership  # noqa: PLC0415
+
+    return MongoMembership.connect(settings.store, timeout_s)
+
+
+async def _unfit(scheme: str, settings: Settings) -> str:
+    """As ``unfit_store``, from a thread: these clients block."""
     try:
-        from actors.stores.dynamodb.fit import require_fit  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise _without_extra("dynamodb", error) from None
-    return require_fit
+        if _require_client(scheme) == "dynamodb":
+            from actors.stores.dynamodb import fit  # noqa: PLC0415
 
+            await asyncio.to_thread(fit.require_fit, settings.store)
+        else:
+            from actors.stores.mongodb import fit as mongodb_fit  # noqa: PLC0415
 
-def _mongodb_fit() -> Fit:
-    try:
-        from actors.stores.mongodb.fit import require_fit  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise _without_extra("mongodb", error) from None
-    return require_fit
-
-
-def _without_extra(extra: str, error: ModuleNotFoundError) -> Misconfigured:
-    return Misconfigured(
-        f"store.url is for {extra}, whose client isn't installed ({error.name} is missing): install rehydra[{extra}]."
-    )
-
-
-async def _unfit(require_fit: Fit, settings: Settings) -> str:
-    try:
-        await asyncio.to_thread(require_fit, settings.store)
+            await asyncio.to_thread(mongodb_fit.require_fit, settings.store)
     except Misconfigured as error:
         return error.detail
     return ""

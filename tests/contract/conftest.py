@@ -22,7 +22,9 @@ from tests.servers import Server, ServerMissing, in_ci
 
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
 MONGODB = ("mongomock", *(("mongodb",) if os.environ.get("TEST_MONGODB_URI") else ()))
-LABS = ("memory", *SERVERS, *EMULATORS, *MONGODB)
+LABS = ("memory", *SERVERS, *(EMULATORS if os.environ.get("TEST_MOTO") else ("ministack",)), *MONGODB)
+"""Under the whole suite. moto takes some minutes for it, so it is only there if asked for; without that it has the
+tests of its own (``test_dynamodb``) and the histories of ``test_any_order``."""
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +106,28 @@ async def lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) 
 async def redis_lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[RedisLab]:
     """Each Redis server in turn."""
     lab = RedisLab(request.param, server_url(request.param))
+    try:
+        yield lab
+    finally:
+        await lab.aclose()
+
+
+@pytest_asyncio.fixture(params=EMULATORS)
+async def dynamo_lab(
+    request: pytest.FixtureRequest, emulator_endpoint: Callable[[str], str]
+) -> AsyncIterator[DynamoLab]:
+    """Each stand-in for DynamoDB in turn."""
+    lab = DynamoLab(request.param, emulator_endpoint(request.param))
+    try:
+        yield lab
+    finally:
+        await lab.aclose()
+
+
+@pytest_asyncio.fixture(params=MONGODB)
+async def mongo_lab(request: pytest.FixtureRequest) -> AsyncIterator[MongoLab]:
+    """mongomock, and a real MongoDB if one is named."""
+    lab = MongoLab(request.param, os.environ.get("TEST_MONGODB_URI", ""))
     try:
         yield lab
     finally:

@@ -18,7 +18,11 @@ REFUSED: Final = frozenset({13, 18, 8000})
 """Unauthorized, AuthenticationFailed, and Atlas' own word for it."""
 
 
-def as_store_error(error: PyMongoError) -> StoreUnavailable:
+FAILURES: Final = (PyMongoError, DocumentTooLarge)
+"""What the client raises. A document that it finds too large itself is an error of another family."""
+
+
+def as_store_error(error: Exception) -> StoreUnavailable:
     """``error`` is what the client raised."""
     if isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in FULL):
         return StoreFull(f"The checkpoint store has no room for it: {one_line(error)}")

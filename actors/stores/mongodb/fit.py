@@ -21,6 +21,7 @@ import pymongo
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
+from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from actors.errors import Misconfigured
@@ -48,6 +49,9 @@ def connect(url: str, timeout_s: float, connections_max: int) -> Any:
     """The database that ``url`` names. Connects with its first use. Misconfigured if the URL isn't one."""
     timeout_ms = max(1, int(timeout_s * 1000))
     try:
+        if url.startswith("mongodb://"):
+            # Else a wrong option is a warning, and then the default.
+            parse_uri(url, validate=True, warn=False)
         client: MongoClient[dict[str, Any]] = MongoClient(
             url,
             serverSelectionTimeoutMS=timeout_ms,
@@ -113,7 +117,7 @@ def _database(url: str, timeout_s: float) -> Any:
 
 
 def judged(hello: Any, where: str, warn: bool = False) -> ReadConcern:
-    """The read concern for a server that says this of itself. Misconfigured: it takes no writes, or its clock differs."""
+    """The read concern for a server that says this. Misconfigured: it takes no writes, or its clock differs."""
     if not hello.get("isWritablePrimary", hello.get("ismaster", False)):
         raise Misconfigured(f"The store at {where} is no primary, so it takes no writes: name the primary, or the set.")
     told = hello.get("localTime")

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Any, Final, Self, TypeVar
 
 import pymongo
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError
 
 from actors.errors import StoreUnavailable
 from actors.model import Beat, BeatReply, HostState, Member, Table
 from actors.settings import StoreSettings
 from actors.stores import roster as rosters
 from actors.stores.mongodb import documents
-from actors.stores.mongodb.errors import as_store_error
+from actors.stores.mongodb.errors import FAILURES, as_store_error
 from actors.stores.mongodb.fit import connect
 from actors.stores.roster import Beats, Roster
 
@@ -103,7 +103,7 @@ class MongoMembership:
         try:
             with pymongo.timeout(self._timeout_s):
                 return work()
-        except PyMongoError as error:
+        except FAILURES as error:
             raise as_store_error(error) from error
 
     def _change(self, change: Callable[[Roster, Beats], Roster]) -> tuple[Table, bool]:

@@ -8,10 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import pymongo
-from pymongo.errors import PyMongoError
 
 from actors.settings import StoreSettings
-from actors.stores.mongodb.errors import as_store_error
+from actors.stores.mongodb.errors import FAILURES, as_store_error
 from actors.stores.places import Places
 
 A = TypeVar("A")
@@ -35,7 +34,7 @@ class Threads:
             try:
                 with pymongo.timeout(self._timeout_s):
                     return work()
-            except PyMongoError as error:
+            except FAILURES as error:
                 raise as_store_error(error) from error
 
         def ended(_: Future[A]) -> None:
