@@ -69,7 +69,10 @@ class SessionSettings(Group):
 
 
 class StoreSettings(Group):
-    url: str = Field("redis://127.0.0.1:6379/0", description="`redis://` or `rediss://` URL, or `memory://`.")
+    url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="`redis://`, `rediss://`, `dynamodb://` or `mongodb://` URL, or `memory://`.",
+    )
     prefix: str = Field("rehydra", pattern=r"^[A-Za-z0-9._-]{1,32}$", description="First part of every key.")
     tenant: str = Field("-", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose sessions these are.")
     timeout_s: float = Field(2.0, gt=0, description="Longest wait for one answer of the store, seconds.")

@@ -42,8 +42,8 @@ class Emulator:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def endpoint(self) -> str:
-        """For ``store.url``."""
+    def url(self) -> str:
+        """The endpoint of the service."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> Self:

@@ -113,9 +113,10 @@ def encode_roster(roster: Roster) -> bytes:
         {
             "schema_version": SCHEMA_VERSION,
             "ring_version": roster.ring_version,
-            "members": {slot: encode_member(member).decode() for slot, member in roster.members.items()},
+            "members": {slot: from_json(encode_member(member)) for slot, member in roster.members.items()},
             "spares": {
-                name: [slots_max, encode_member(member).decode()] for name, (member, slots_max) in roster.spares.items()
+                name: [slots_max, from_json(encode_member(member))]
+                for name, (member, slots_max) in roster.spares.items()
             },
         }
     )
@@ -128,9 +129,9 @@ def decode_roster(record: bytes) -> Roster:
         raise newer_schema("The membership table", fields["schema_version"])
     return Roster(
         fields["ring_version"],
-        {slot: decode_member(slot, member.encode()) for slot, member in fields["members"].items()},
+        {slot: decode_member(slot, to_json(member)) for slot, member in fields["members"].items()},
         {
-            name: (decode_member("", member.encode()), slots_max)
+            name: (decode_member("", to_json(member)), slots_max)
             for name, (slots_max, member) in fields["spares"].items()
         },
     )

@@ -23,20 +23,20 @@ from tests.servers import Server, ServerMissing, in_ci
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
 MONGODB = ("mongomock", *(("mongodb",) if os.environ.get("TEST_MONGODB_URI") else ()))
 LABS = ("memory", *SERVERS, *(EMULATORS if os.environ.get("TEST_MOTO") else ("ministack",)), *MONGODB)
-"""Under the whole suite. moto takes some minutes for it, so it is only there if asked for; without that it has the
-tests of its own (``test_dynamodb``) and the histories of ``test_any_order``."""
+"""Under the whole suite. moto takes minutes for it, so it is only there if asked for; without that it has the tests of
+DynamoDB's own (``test_dynamodb*``) and the histories of ``test_any_order``."""
 
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[Callable[[str], str]]:
     """kind -> URL of a server of that kind, started on first use."""
-    started: dict[str, Server] = {}
+    started: dict[str, Server | Emulator] = {}
 
     def url(kind: str) -> str:
         if kind == "remote":
             return os.environ["REDIS_URL"]
         if kind not in started:
-            started[kind] = start(kind)
+            started[kind] = Emulator(kind).start() if kind in EMULATORS else start(kind)
         return started[kind].url
 
     try:
@@ -61,41 +61,30 @@ def start(kind: str) -> Server:
         raise
 
 
-def make_lab(kind: str, request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> Lab:
-    """A lab on the shared server of that kind."""
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_credentials() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield
+
+
+def lab_of(kind: str, server_url: Callable[[str], str]) -> Lab:
+    """A new lab of that kind."""
     if kind == "memory":
         return MemoryLab()
     if kind in EMULATORS:
-        return DynamoLab(kind, request.getfixturevalue("emulator_endpoint")(kind))
+        return DynamoLab(kind, server_url(kind))
     if kind in MONGODB:
         return MongoLab(kind, os.environ.get("TEST_MONGODB_URI", ""))
     return RedisLab(kind, server_url(kind))
 
 
-@pytest.fixture(scope="session")
-def emulator_endpoint() -> Iterator[Callable[[str], str]]:
-    """kind -> endpoint of a stand-in for DynamoDB, started on first use."""
-    started: dict[str, Emulator] = {}
-
-    def endpoint(kind: str) -> str:
-        if kind not in started:
-            started[kind] = Emulator(kind).start()
-        return started[kind].endpoint
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_PROFILE", raising=False)
-        yield endpoint
-    for emulator in started.values():
-        emulator.stop()
-
-
 @pytest_asyncio.fixture(params=LABS)
 async def lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[Lab]:
     """Each store in turn."""
-    kind = request.param
-    lab = make_lab(kind, request, server_url)
+    lab = lab_of(request.param, server_url)
     try:
         yield lab
     finally:
@@ -113,11 +102,9 @@ async def redis_lab(request: pytest.FixtureRequest, server_url: Callable[[str], 
 
 
 @pytest_asyncio.fixture(params=EMULATORS)
-async def dynamo_lab(
-    request: pytest.FixtureRequest, emulator_endpoint: Callable[[str], str]
-) -> AsyncIterator[DynamoLab]:
+async def dynamo_lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[DynamoLab]:
     """Each stand-in for DynamoDB in turn."""
-    lab = DynamoLab(request.param, emulator_endpoint(request.param))
+    lab = DynamoLab(request.param, server_url(request.param))
     try:
         yield lab
     finally:

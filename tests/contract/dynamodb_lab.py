@@ -1,9 +1,10 @@
-"""DynamoDB's stand-ins under the suite: every lab has a table of its own, and a clock that stands until it is moved."""
+"""DynamoDB's stand-ins under the suite: one table for a run, a prefix and a clock that stands still for each lab."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from functools import cache
 from typing import Any, Final, cast
 
 from actors.model import SessionKey
@@ -24,6 +25,7 @@ ENVIRONMENT: Final = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 """A person's own credentials are never sent anywhere."""
+TIMEOUT_S: Final = 20.0
 _numbers = itertools.count(1)
 
 
@@ -39,18 +41,26 @@ class Counted(Transport):
         return await super().call(operation, **request)
 
 
+@cache
+def _client_of(url: str) -> Any:
+    """A client for the table that it has made. One for a run: each costs more than the calls of a test."""
+    settings = StoreSettings.model_validate({"url": url, "timeout_s": TIMEOUT_S})
+    require_fit(settings, begin=True)
+    return blocking_client(Address.of(url), TIMEOUT_S)
+
+
 class DynamoLab:
-    """One table on an emulator."""
+    """All items with a prefix of their own."""
 
     def __init__(self, kind: str, endpoint: str) -> None:
         self.kind = kind
-        self.table = f"test-{os.getpid()}-{next(_numbers)}"
+        self.table = "sessions-of-tests"
         url = f"dynamodb://{self.table}?region=eu-west-1&endpoint={endpoint}&create=true"
-        self.settings = StoreSettings.model_validate({"url": url, "prefix": "test", "timeout_s": 20.0})
+        values = {"url": url, "prefix": f"test-{next(_numbers)}", "timeout_s": TIMEOUT_S}
+        self.settings = StoreSettings.model_validate(values)
         self.names = items.Names(self.settings.prefix)
         self.address = Address.of(url)
-        self.client = blocking_client(self.address, self.settings.timeout_s)
-        require_fit(self.settings, begin=True)
+        self.client = _client_of(url)
         self.transports: list[Counted] = []
         self._now_ms = 1_700_000_000_000
 
@@ -68,6 +78,12 @@ class DynamoLab:
     def lose_membership(self) -> None:
         self._now_ms += 1000
         self.replace(self.names.members, [])
+
+    def age_beats(self) -> None:
+        self._now_ms += 3_600_000
+
+    def keep_for_ever(self, key: SessionKey) -> None:
+        """Nothing to be done: no lab of this kind looks for what stays."""
 
     async def snapshot(self, key: SessionKey) -> object:
         return self.stored(self.names.session(key))
@@ -93,8 +109,8 @@ class DynamoLab:
     async def aclose(self) -> None:
         for transport in self.transports:
             await transport.aclose()
-        self.client.delete_table(TableName=self.table)
-        self.client.close()
+        for item in self.stored():
+            self.client.delete_item(TableName=self.table, Key={"pk": item["pk"], "sk": item["sk"]})
 
     # --- what is stored ---------------------------------------------------------------------------------------------
 
@@ -102,13 +118,13 @@ class DynamoLab:
         """One item, or None."""
         return self.client.get_item(TableName=self.table, Key=items.key_of(pk, sk)).get("Item")
 
-    def stored(self, pk: str) -> list[Any]:
-        """A whole partition, or all there is with ``""``."""
+    def stored(self, pk: str = "") -> list[Any]:
+        """A whole partition, or all that the lab has."""
         found: list[Any] = []
         request: dict[str, Any] = {"TableName": self.table, "ConsistentRead": True}
         while True:
             page = self.client.scan(**request)
-            found += [item for item in page["Items"] if pk in ("", item["pk"]["S"])]
+            found += [item for item in page["Items"] if item["pk"]["S"].startswith(pk or f"{self.names.prefix}:")]
             if "LastEvaluatedKey" not in page:
                 return found
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]

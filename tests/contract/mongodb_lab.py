@@ -82,6 +82,12 @@ class MongoLab:
         self._now_ms += 1000
         self.members.delete_many({})
 
+    def age_beats(self) -> None:
+        self._now_ms += 3_600_000
+
+    def keep_for_ever(self, key: SessionKey) -> None:
+        """Nothing to be done: no lab of this kind looks for what stays."""
+
     async def snapshot(self, key: SessionKey) -> object:
         return self.sessions.find_one({"_id": documents.id_of(key)})
 

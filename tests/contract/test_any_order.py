@@ -40,7 +40,7 @@ from actors.stores.base import (
     Replayed,
     Turns,
 )
-from tests.contract.conftest import make_lab
+from tests.contract.conftest import lab_of
 from tests.contract.lab import ANNA, BERT, CARL, Lab, fresh_key, turn
 
 A = TypeVar("A")
@@ -297,13 +297,13 @@ class AnyOrder(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("kind", ["memory", "valkey", "moto", "ministack", "mongomock"])
 def test_any_order_of_calls_and_losses_is_answered_as_the_model_says(
-    kind: str, request: pytest.FixtureRequest, server_url: Callable[[str], str]
+    kind: str, server_url: Callable[[str], str]
 ) -> None:
     """I1, I3: on histories that nobody thought of."""
 
     class Machine(AnyOrder):
         def make_lab(self) -> Lab:
-            return make_lab(kind, request, server_url)
+            return lab_of(kind, server_url)
 
     run_state_machine_as_test(
         Machine,

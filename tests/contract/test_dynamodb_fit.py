@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from actors.model import SCHEMA_VERSION, HostState
 from actors.settings import Settings, StoreSettings
 from actors.stores import open_membership, open_store, unfit_store
 from actors.stores.base import Granted
-from actors.stores.dynamodb import address, fit, items, transport
+from actors.stores.dynamodb import address, items, transport
 from actors.stores.dynamodb.address import Address
 from actors.stores.dynamodb.errors import Contested
 from actors.stores.dynamodb.membership import DynamoMembership
@@ -26,18 +27,19 @@ from tests.servers import free_port
 
 @pytest.fixture(autouse=True)
 def nobody_in_particular(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials of a test alone, no region, and nothing remembered of either."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+    """No region from anywhere but the URL."""
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
-    forget()
 
 
-def forget() -> None:
-    fit._client.cache_clear()
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No credentials at all; the client remembers whom it has found."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
     address._session.cache_clear()
-    transport._session.cache_clear()
+    yield
+    address._session.cache_clear()
 
 
 def settings_for(url: str, **more: Any) -> Settings:
@@ -55,9 +57,9 @@ async def refusal(url: str, **more: Any) -> str:
 async def test_a_table_that_is_missing_is_made_if_the_url_says_so_and_then_opened_and_used(
     dynamo_lab: DynamoLab,
 ) -> None:
-    dynamo_lab.client.delete_table(TableName=dynamo_lab.table)
+    url = dynamo_lab.settings.url.replace(dynamo_lab.table, "made-by-a-test")
     for _ in range(2):
-        settings = settings_for(dynamo_lab.settings.url, store={"prefix": "own"})
+        settings = settings_for(url)
         store, membership = await open_store(settings)
         assert isinstance(await store.claim(fresh_key(), "token", ANNA), Granted)
         assert open_membership(settings).join("inc-1", "a:1", 1, 1, 4) == membership.table()
@@ -65,9 +67,11 @@ async def test_a_table_that_is_missing_is_made_if_the_url_says_so_and_then_opene
         await store.aclose()
         membership.close()
         assert await unfit_store(settings) == ""
-    assert int(dynamo_lab.item("own:schema", items.SCHEMA)["schema_version"]["N"]) == SCHEMA_VERSION
-    clearing = dynamo_lab.client.describe_time_to_live(TableName=dynamo_lab.table)["TimeToLiveDescription"]
+    noted = dynamo_lab.client.get_item(TableName="made-by-a-test", Key=items.key_of("rehydra:schema", items.SCHEMA))
+    assert int(noted["Item"]["schema_version"]["N"]) == SCHEMA_VERSION
+    clearing = dynamo_lab.client.describe_time_to_live(TableName="made-by-a-test")["TimeToLiveDescription"]
     assert clearing["AttributeName"] == items.EXPIRE_AT
+    dynamo_lab.client.delete_table(TableName="made-by-a-test")
 
 
 async def test_a_table_that_is_missing_is_said_and_not_made(dynamo_lab: DynamoLab) -> None:
@@ -93,7 +97,7 @@ async def test_a_table_with_other_keys_is_not_ours(dynamo_lab: DynamoLab) -> Non
 async def test_what_a_newer_program_wrote_is_refused(dynamo_lab: DynamoLab) -> None:
     noted = {**items.key_of(dynamo_lab.names.schema, items.SCHEMA), "schema_version": items.number(SCHEMA_VERSION + 1)}
     dynamo_lab.client.put_item(TableName=dynamo_lab.table, Item=noted)
-    sentence = await refusal(dynamo_lab.settings.url, store={"prefix": "test"})
+    sentence = await refusal(dynamo_lab.settings.url, store={"prefix": dynamo_lab.names.prefix})
     assert f"schema_version {SCHEMA_VERSION + 1}" in sentence
     assert dynamo_lab.item(dynamo_lab.names.schema, items.SCHEMA) == noted
 
@@ -101,7 +105,9 @@ async def test_what_a_newer_program_wrote_is_refused(dynamo_lab: DynamoLab) -> N
 async def test_what_an_older_program_wrote_is_noted_anew(dynamo_lab: DynamoLab) -> None:
     noted = {**items.key_of(dynamo_lab.names.schema, items.SCHEMA), "schema_version": items.number(0)}
     dynamo_lab.client.put_item(TableName=dynamo_lab.table, Item=noted)
-    store, membership = await open_store(settings_for(dynamo_lab.settings.url, store={"prefix": "test"}))
+    store, membership = await open_store(
+        settings_for(dynamo_lab.settings.url, store={"prefix": dynamo_lab.names.prefix})
+    )
     await store.aclose()
     membership.close()
     assert dynamo_lab.item(dynamo_lab.names.schema, items.SCHEMA)["schema_version"]["N"] == str(SCHEMA_VERSION)
@@ -112,7 +118,7 @@ async def test_a_foreign_item_under_our_name_is_refused(dynamo_lab: DynamoLab) -
         TableName=dynamo_lab.table,
         Item={**items.key_of(dynamo_lab.names.schema, items.SCHEMA), "price": items.number(12)},
     )
-    assert "store.prefix" in await refusal(dynamo_lab.settings.url, store={"prefix": "test"})
+    assert "store.prefix" in await refusal(dynamo_lab.settings.url, store={"prefix": dynamo_lab.names.prefix})
 
 
 @pytest.mark.parametrize(
@@ -143,10 +149,7 @@ async def test_nobody_listening_is_said() -> None:
     assert f"can't be reached for the table 'sessions' at http://127.0.0.1:{port}" in sentence
 
 
-async def test_no_credentials_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    forget()
+async def test_no_credentials_are_said(nobody: None) -> None:
     with answering("InternalServerError") as endpoint:
         assert "no credentials" in await refusal(f"dynamodb://sessions?region=eu-west-1&endpoint={endpoint}")
 

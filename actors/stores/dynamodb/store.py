@@ -99,6 +99,7 @@ class DynamoStore:
         await asyncio.to_thread(require_fit, settings.store, begin=True)
         session, store = settings.session, settings.store
         transport = Transport(Address.of(store.url), store)
+        await transport.open()
         return cls(transport, store.prefix, session.ttl_s, session.tombstone_s, store.page_bytes_max)
 
     async def claim(

@@ -40,12 +40,21 @@ class Transport:
         self._stack = AsyncExitStack()
         self._client: Any = None
 
+    async def open(self) -> Any:
+        """Make the client, which connects with its first call. The first one of a process takes a while: it reads the
+        description of the service, and blocks the loop for so long."""
+        async with self._opening:
+            if self._client is None:
+                options = self._address.client_options(self._settings.timeout_s, self._settings.connections_max)
+                self._client = await self._stack.enter_async_context(_session().create_client("dynamodb", **options))
+            return self._client
+
     async def call(self, operation: str, **request: Any) -> dict[str, Any]:
         """The answer. Contested: nothing was written. StoreFull: nor will it be. StoreUnavailable: unknown."""
         await self._places.take()
         try:
+            client = self._client or await self.open()
             async with asyncio.timeout(self._settings.timeout_s):
-                client = self._client or await self._open()
                 answer: dict[str, Any] = await getattr(client, operation)(**request)
                 return answer
         except (BotoCoreError, ClientError, aiohttp.ClientError, OSError) as error:  # A time-out is an OSError.
@@ -57,10 +66,3 @@ class Transport:
         """Close the connections; later calls are StoreUnavailable. Idempotent."""
         self._places.close()
         await self._stack.aclose()
-
-    async def _open(self) -> Any:
-        async with self._opening:
-            if self._client is None:
-                options = self._address.client_options(self._settings.timeout_s, self._settings.connections_max)
-                self._client = await self._stack.enter_async_context(_session().create_client("dynamodb", **options))
-            return self._client
