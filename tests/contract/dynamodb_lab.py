@@ -12,6 +12,7 @@ from actors.settings import StoreSettings
 from actors.stores.dynamodb import items
 from actors.stores.dynamodb.address import Address, blocking_client
 from actors.stores.dynamodb.fit import require_fit
+from actors.stores.dynamodb.log import DELETES_MAX
 from actors.stores.dynamodb.membership import DynamoMembership
 from actors.stores.dynamodb.store import DynamoStore
 from actors.stores.dynamodb.transport import Transport
@@ -109,8 +110,7 @@ class DynamoLab:
     async def aclose(self) -> None:
         for transport in self.transports:
             await transport.aclose()
-        for item in self.stored():
-            self.client.delete_item(TableName=self.table, Key={"pk": item["pk"], "sk": item["sk"]})
+        self.delete(self.stored())
 
     # --- what is stored ---------------------------------------------------------------------------------------------
 
@@ -129,9 +129,13 @@ class DynamoLab:
                 return found
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
+    def delete(self, those: list[items.Item]) -> None:
+        keys = [{"DeleteRequest": {"Key": {"pk": item["pk"], "sk": item["sk"]}}} for item in those]
+        for at in range(0, len(keys), DELETES_MAX):
+            self.client.batch_write_item(RequestItems={self.table: keys[at : at + DELETES_MAX]})
+
     def replace(self, pk: str, those: list[items.Item]) -> None:
         """``those`` are all that the partition has."""
-        for item in self.stored(pk):
-            self.client.delete_item(TableName=self.table, Key={"pk": item["pk"], "sk": item["sk"]})
+        self.delete(self.stored(pk))
         for item in those:
             self.client.put_item(TableName=self.table, Item=item)

@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import mongomock_ng
@@ -34,7 +35,8 @@ class OneByOne:
         self._collection = collection
         self._lock = lock
         self._calls = calls
-        self.database = collection.database
+        # Its client is the lab's, which others go on using when a store has closed it.
+        self.database = SimpleNamespace(client=SimpleNamespace(close=lambda: None))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._collection, name)

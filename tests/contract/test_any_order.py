@@ -45,7 +45,7 @@ from tests.contract.lab import ANNA, BERT, CARL, Lab, fresh_key, turn
 
 A = TypeVar("A")
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "60"))
-SLOWER = {"moto": 20, "ministack": 10}
+SLOWER = {"moto": 30, "ministack": 12, "mongomock": 2}
 """How many times as long a history takes there as on the others."""
 
 

@@ -22,6 +22,7 @@ import hashlib
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 from actors.errors import StoreFull
@@ -52,8 +53,10 @@ def text(value: str) -> dict[str, str]:
     return {"S": value}
 
 
+@cache
 def names_in(*expressions: str) -> dict[str, str]:
-    """The attribute names behind every ``#name``: half of all words are reserved in DynamoDB's expressions."""
+    """The attribute names behind every ``#name``: half of all words are reserved in DynamoDB's expressions. One answer
+    for all who ask: not to be changed."""
     return {f"#{name}": name for name in re.findall(r"#(\w+)", " ".join(expressions))}
 
 
