@@ -15,7 +15,7 @@ from actors.model import SCHEMA_VERSION, HostState
 from actors.settings import Settings, StoreSettings
 from actors.stores import open_membership, open_store, unfit_store
 from actors.stores.base import Granted
-from actors.stores.dynamodb import address, items, transport
+from actors.stores.dynamodb import address, fit, items, transport
 from actors.stores.dynamodb.address import Address
 from actors.stores.dynamodb.errors import Contested
 from actors.stores.dynamodb.membership import DynamoMembership
@@ -175,6 +175,26 @@ async def test_a_clock_that_is_wrong_is_said(dynamo_lab: DynamoLab, monkeypatch:
     wrong = time.time() - 900
     monkeypatch.setattr("actors.stores.dynamodb.fit.time.time", lambda: wrong)
     assert re.search(r"clock is -\d+ s from DynamoDB's", await refusal(dynamo_lab.settings.url))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"TableStatus": "DELETING"}, "is DELETING"), ({"KeySchema": []}, "isn't Rehydra's")],
+)
+def test_a_table_that_is_going_or_another_ones_is_said(
+    dynamo_lab: DynamoLab, changed: dict[str, Any], said: str
+) -> None:
+    table = dynamo_lab.client.describe_table(TableName=dynamo_lab.table)["Table"]
+    fit.judge(table, dynamo_lab.address)
+    with pytest.raises(Misconfigured, match=said):
+        fit.judge({**table, **changed}, dynamo_lab.address)
+
+
+def test_a_table_with_replicas_is_used_with_a_warning(dynamo_lab: DynamoLab, caplog: pytest.LogCaptureFixture) -> None:
+    """Conditions hold within a region alone."""
+    table = dynamo_lab.client.describe_table(TableName=dynamo_lab.table)["Table"]
+    fit.judge({**table, "Replicas": [{"RegionName": "us-east-1"}]}, dynamo_lab.address, warn=True)
+    assert "one and the same region" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def require_fit(settings: StoreSettings, begin: bool = False) -> None:
     client = _client(address, settings.timeout_s)
     try:
         description = _description(client, address, begin)
-        _judge(description["Table"], address)
+        judge(description["Table"], address, warn=begin)
         _require_clock(description, address)
         if begin:
             _note_schema(client, address, items.Names(settings.prefix))
@@ -129,7 +129,8 @@ def _made(client: Any, address: Address) -> Any:
     return client.describe_table(TableName=address.table)
 
 
-def _judge(table: Any, address: Address) -> None:
+def judge(table: Any, address: Address, warn: bool = False) -> None:
+    """Misconfigured unless the table is ours, and there to be used."""
     kinds = {one["AttributeName"]: one["AttributeType"] for one in table["AttributeDefinitions"]}
     keys = [(one["AttributeName"], one["KeyType"], kinds[one["AttributeName"]]) for one in table["KeySchema"]]
     if keys != KEYS:
@@ -139,6 +140,8 @@ def _judge(table: Any, address: Address) -> None:
         )
     if table["TableStatus"] not in ("ACTIVE", "UPDATING"):
         raise Misconfigured(f"{str(address).capitalize()} is {table['TableStatus']}.")
+    if warn and table.get("Replicas"):
+        log.warning("%s has replicas in other regions: all hosts must use one and the same region.", address)
 
 
 def _require_clock(answer: Any, address: Address) -> None:
