@@ -8,6 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -184,12 +185,17 @@ async def test_a_claim_that_is_taken_over_while_it_loads_is_told_so(dynamo_lab: 
     assert answer.holder == CARL
 
 
-async def test_a_claim_or_read_whose_session_is_deleted_while_it_loads_says_deleted(dynamo_lab: DynamoLab) -> None:
+async def test_whoever_loads_a_session_that_is_deleted_meanwhile_is_told_so(dynamo_lab: DynamoLab) -> None:
     store, other = dynamo_lab.store(), dynamo_lab.store()
-    for call in (lambda key: store.claim(key, "token", ANNA), lambda key: store.read(key, 0, 10)):
+    calls: tuple[Callable[[Talk], Awaitable[Any]], ...] = (
+        lambda talk: store.claim(talk.key, "token", ANNA),
+        lambda talk: store.read(talk.key, 0, 10),
+        lambda talk: store.commit(talk.key, talk.lease, "", turn(1, "a"), None),
+    )
+    for call in calls:
         talk = await begin(other, "a", "b")
-        interrupted(dynamo_lab, "query", lambda key=talk.key: other.delete(key, DELETE))  # type: ignore[misc]
-        assert await call(talk.key) == Deleted()  # type: ignore[no-untyped-call]
+        interrupted(dynamo_lab, "query", partial(other.delete, talk.key, DELETE))
+        assert await call(talk) == Deleted()
 
 
 async def test_a_commit_that_is_overtaken_by_a_takeover_is_fenced(dynamo_lab: DynamoLab) -> None:

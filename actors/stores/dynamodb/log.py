@@ -6,7 +6,6 @@ from typing import Any
 
 from actors.errors import StoreUnavailable
 from actors.model import Checkpoint, SessionKey, Turn
-from actors.stores import lease_rules as rules
 from actors.stores.codec import decode_turn, decode_turns
 from actors.stores.dynamodb import items
 from actors.stores.dynamodb.transport import Transport
@@ -52,12 +51,12 @@ class Log:
             page.append(record)
         return decode_turns(key.tenant, page) or None
 
-    async def turn(self, key: SessionKey, born: int, turn_seq: int) -> Turn:
-        """One that is known to be there."""
+    async def turn(self, key: SessionKey, born: int, turn_seq: int) -> Turn | None:
+        """One that was known to be there; None: it is gone."""
         first, last = items.turn_name(born, turn_seq), items.turn_name(born, turn_seq, items.PARTS_MAX)
         for _, record in items.records_in(await self._query(key, first, last)):
             return decode_turn(key.tenant, record)
-        raise rules.damaged(key)
+        return None
 
     async def clear(self, key: SessionKey, born: int) -> None:
         """Take away all of a life that nobody can see any more."""

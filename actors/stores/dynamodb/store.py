@@ -137,12 +137,14 @@ class DynamoStore:
                 await self._transport.call("transact_write_items", **append)
                 return Ok()
             except Contested:
-                record, known = await self._look(key, lease.born, previous_turn_id, turn.turn_id)
-            place, _ = known.get(previous_turn_id, NOWHERE)
-            answer = rules.refused(self._living(record), lease, turn, place, known.get(turn.turn_id))
+                found, known = await self._look(key, lease.born, previous_turn_id, turn.turn_id)
+            record, (place, _) = self._living(found), known.get(previous_turn_id, NOWHERE)
+            answer = rules.refused(record, lease, turn, place, known.get(turn.turn_id))
             if isinstance(answer, Known):
-                return Replayed(await self._log.turn(key, lease.born, answer.turn_seq))
-            if answer is not None:
+                if recorded := await self._log.turn(key, lease.born, answer.turn_seq):
+                    return Replayed(recorded)
+                await self._require_moved_on(key, record)
+            elif answer is not None:
                 return answer
             await _pause(attempt)
         raise _contended(key)
@@ -246,10 +248,10 @@ class DynamoStore:
             return items.record_in(lease) if lease else None, known
         raise _contended(key)
 
-    async def _require_moved_on(self, key: SessionKey, record: Record) -> None:
+    async def _require_moved_on(self, key: SessionKey, record: Record | None) -> None:
         """The log wasn't what ``record`` says: that is right only if another record stands there by now."""
         now = self._living(await self._find(key))
-        if now is not None and now.rev == record.rev:
+        if now is not None and record is not None and now.rev == record.rev:
             raise rules.damaged(key)
 
     def _living(self, record: Record | None) -> Record | None:
