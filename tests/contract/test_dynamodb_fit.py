@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import time
@@ -285,3 +286,26 @@ async def test_a_service_that_does_not_answer_is_unknown_after_the_time_out(dyna
     with pytest.raises(StoreUnavailable) as lost:
         await store.commit(key, granted.lease, "", turn(1, "a"), None)
     assert lost.value.outcome is Outcome.UNKNOWN
+
+
+async def test_a_service_that_is_gone_or_hangs_up_is_unknown() -> None:
+    """I10: of a request whose answer never comes nobody knows what became of it."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    for port in (server.sockets[0].getsockname()[1], free_port()):
+        settings = StoreSettings(url=f"dynamodb://sessions?region=eu-west-1&endpoint=http://127.0.0.1:{port}")
+        calls = transport.Transport(Address.of(settings.url), settings)
+        with pytest.raises(StoreUnavailable) as lost:
+            await calls.call("transact_write_items", TransactItems=[])
+        assert lost.value.outcome is Outcome.UNKNOWN
+        await calls.aclose()
+        membership = DynamoMembership.connect(settings, 0.5)
+        with pytest.raises(StoreUnavailable):
+            await asyncio.to_thread(membership.table)
+        membership.close()
+    server.close()
+    await server.wait_closed()
