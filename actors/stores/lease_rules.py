@@ -4,10 +4,10 @@ Such a store reads the :class:`Record` of a session, asks a function here what b
 condition that the record is still the one that was read (``rev``); if it isn't, it begins again. So a decision and its
 write are one step, as a script's are. What the functions decide is what ``lua/`` decides, sentence by sentence.
 
-Nothing here knows a store, a clock or an event loop. ``now_ms`` is the wall clock of the host that asks: those services
-offer no clock that a condition could use. It decides when a session has expired, and nothing else does: an epoch is
-compared with what is stored and never with a clock, so a clock that is wrong may end a session early or late, but can't
-let two hosts write.
+Nothing here knows a store, a clock or an event loop. ``now_ms`` is the wall clock of the host that asks: DynamoDB has
+no clock that a condition could use, and MongoDB's can't be moved by a test. It decides when a session has expired, and
+nothing else does: an epoch is compared with what is stored and never with a clock, so a clock that is wrong may end a
+session early or late, but can't let two hosts write.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -25,13 +26,13 @@ from tests.contract.lab import PAGE_BYTES_MAX, TOMBSTONE_S, TTL_S
 _numbers = itertools.count(1)
 
 
-class OneByOne:
-    """A collection of mongomock whose calls come one after the other, and are counted.
+class Counted:
+    """A collection whose calls are counted, and on mongomock come one after the other.
 
     MongoDB changes a document in one step; mongomock reads it and then writes it, and another thread may come between.
     """
 
-    def __init__(self, collection: Any, lock: threading.RLock, calls: list[str]) -> None:
+    def __init__(self, collection: Any, lock: AbstractContextManager[Any], calls: list[str]) -> None:
         self._collection = collection
         self._lock = lock
         self._calls = calls
@@ -63,9 +64,9 @@ class MongoLab:
         else:
             self.database = require_fit(self.settings, begin=True)
         self.calls: list[str] = []
-        lock = threading.RLock()
-        self.sessions = OneByOne(self.database[documents.sessions(self.prefix)], lock, self.calls)
-        self.members = OneByOne(self.database[documents.members(self.prefix)], lock, self.calls)
+        lock: AbstractContextManager[Any] = threading.RLock() if kind == "mongomock" else nullcontext()
+        self.sessions = Counted(self.database[documents.sessions(self.prefix)], lock, self.calls)
+        self.members = Counted(self.database[documents.members(self.prefix)], lock, self.calls)
         self._stores: list[MongoStore] = []
         # The present: the server clears away what its own clock says has long expired.
         self._now_ms = time.time_ns() // 1_000_000
