@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from tests.servers import dies_with_parent, free_port
+from tests.servers import die_with_parent, free_port
 
 START_S: Final = 30.0
 MOTO: Final = """
@@ -59,7 +59,7 @@ class Emulator:
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
                 env={**os.environ, **own, "TMPDIR": str(self._folder)},
-                preexec_fn=dies_with_parent(),  # noqa: PLW1509 - one prctl call and nothing else
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - as in Server
             )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self._process.poll() is None:

@@ -250,7 +250,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # One prctl call and nothing else, so it is safe although threads may run.
-                preexec_fn=dies_with_parent(),  # noqa: PLW1509
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
 
     def _wait_until_it_answers(self) -> bool:
@@ -274,10 +274,5 @@ class Server:
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def dies_with_parent() -> Callable[[], None] | None:
-    """For ``preexec_fn`` of a process that must not outlive this one, also if this one is killed."""
-    return _die_with_parent if sys.platform == "linux" else None
-
-
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
