@@ -70,7 +70,8 @@ class SessionSettings(Group):
 
 class StoreSettings(Group):
     url: str = Field(
-        "redis://127.0.0.1:6379/0", description="`redis://`, `rediss://` or `postgresql://` URL, or `memory://`."
+        "redis://127.0.0.1:6379/0",
+        description="`redis://`, `rediss://`, `postgresql://`, `dynamodb://` or `mongodb://` URL, or `memory://`.",
     )
     prefix: str = Field(
         "rehydra", pattern=r"^[A-Za-z0-9._-]{1,32}$", description="First part of every key; in PostgreSQL, the schema."

@@ -147,6 +147,9 @@ def test_ray_is_imported_in_four_files_at_most() -> None:
     [
         ("redis", r"actors/stores/redis\w*\.py|loadtest/baselines/(app|rewriting|ways/\w+)\.py"),
         ("asyncpg", r"actors/stores/postgres\w*\.py|loadtest/(baselines/ways/\w+|postgres_leases)\.py"),
+        ("botocore", r"actors/stores/dynamodb/\w+\.py"),
+        ("aiobotocore", r"actors/stores/dynamodb/\w+\.py"),
+        ("pymongo", r"actors/stores/mongodb/\w+\.py"),
         ("uhashring", r"router/ring\.py"),
         ("locust", r"loadtest/.*"),
     ],

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import time
 from typing import Final
 from urllib.parse import urlsplit
 
 from actors.errors import Misconfigured
-from actors.settings import Settings
+from actors.settings import Settings, StoreSettings
 from actors.stores.base import MembershipStore, SessionStore
 
-POSTGRES: Final = ("postgresql", "postgres")
-"""Schemes of a URL that mean PostgreSQL."""
+CLIENTS: Final = {
+    "postgresql": ("postgres", ("asyncpg",)),
+    "postgres": ("postgres", ("asyncpg",)),
+    "dynamodb": ("dynamodb", ("botocore", "aiobotocore")),
+    "mongodb": ("mongodb", ("pymongo",)),
+    "mongodb+srv": ("mongodb", ("pymongo",)),
+}
+"""scheme of a URL -> (the extra of this package that it takes, the modules that this installs)"""
 
 
 async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]:
@@ -28,14 +35,11 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
         from actors.stores.redis import RedisStore  # noqa: PLC0415
 
         return await RedisStore.open(settings), open_membership(settings)
-    if scheme in POSTGRES:
-        _require_asyncpg()
-        from actors.stores.postgres import PostgresStore  # noqa: PLC0415
-
-        return await PostgresStore.open(settings), open_membership(settings)
+    if scheme in CLIENTS:
+        return await _open(_require_client(scheme), settings), open_membership(settings)
     raise Misconfigured(
-        f"store.url begins with {scheme or 'nothing'!r};"
-        " redis://, rediss://, unix://, postgresql:// and memory:// work."
+        f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix://, postgresql://, dynamodb://,"
+        " mongodb://, mongodb+srv:// and memory:// work."
     )
 
 
@@ -44,12 +48,8 @@ async def unfit_store(settings: Settings) -> str:
     scheme = _scheme(settings)
     if scheme == "memory":
         return ""
-    if scheme in POSTGRES:
-        from actors.stores.postgres_fit import require_fit  # noqa: PLC0415
-    else:
-        from actors.stores.redis_fit import require_fit  # noqa: PLC0415
     try:
-        await require_fit(settings.store.url, settings.store.timeout_s, warn=False)
+        await _require_fit(_require_client(scheme) if scheme in CLIENTS else "redis", settings.store)
     except Misconfigured as error:
         return error.detail
     return ""
@@ -60,15 +60,14 @@ def open_membership(settings: Settings) -> MembershipStore:
 
     Misconfigured only for what can be seen without asking the store.
     """
+    scheme = _scheme(settings)
     # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
-    if _scheme(settings) in POSTGRES:
-        _require_asyncpg()
-        from actors.stores.postgres_membership import PostgresMembership  # noqa: PLC0415
-
-        return PostgresMembership.connect(settings.store, settings.ring.beat_interval_s)
+    timeout_s = settings.ring.beat_interval_s
+    if scheme in CLIENTS:
+        return _connect(_require_client(scheme), settings, timeout_s)
     from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
 
-    return RedisMembership.connect(settings.store, settings.ring.beat_interval_s)
+    return RedisMembership.connect(settings.store, timeout_s)
 
 
 def _scheme(settings: Settings) -> str:
@@ -76,13 +75,6 @@ def _scheme(settings: Settings) -> str:
         return urlsplit(settings.store.url).scheme
     except ValueError as error:
         raise Misconfigured(f"store.url isn't one: {error}") from error
-
-
-def _require_asyncpg() -> None:
-    if importlib.util.find_spec("asyncpg") is None:
-        raise Misconfigured(
-            "store.url names PostgreSQL, and its client isn't installed: pip install 'rehydra[postgres]'."
-        )
 
 
 def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
@@ -95,3 +87,69 @@ def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
     session = settings.session
     sessions = MemoryStore(now_ms, session.ttl_s, session.tombstone_s, settings.store.page_bytes_max)
     return sessions, MemoryMembership(now_ms)
+
+
+# --- stores whose clients come with an extra each: imported when they are meant -----------------------------------
+
+
+def _require_client(scheme: str) -> str:
+    """The extra's name. Misconfigured unless it is installed."""
+    extra, modules = CLIENTS[scheme]
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise Misconfigured(
+                f"store.url begins with {scheme!r}, whose client isn't installed ({module} is missing):"
+                f" pip install 'rehydra[{extra}]'."
+            )
+    return extra
+
+
+async def _open(extra: str, settings: Settings) -> SessionStore:
+    match extra:
+        case "postgres":
+            from actors.stores.postgres import PostgresStore  # noqa: PLC0415
+
+            return await PostgresStore.open(settings)
+        case "dynamodb":
+            from actors.stores.dynamodb.store import DynamoStore  # noqa: PLC0415
+
+            return await DynamoStore.open(settings)
+    from actors.stores.mongodb.store import MongoStore  # noqa: PLC0415
+
+    return await MongoStore.open(settings)
+
+
+def _connect(extra: str, settings: Settings, timeout_s: float) -> MembershipStore:
+    match extra:
+        case "postgres":
+            from actors.stores.postgres_membership import PostgresMembership  # noqa: PLC0415
+
+            return PostgresMembership.connect(settings.store, timeout_s)
+        case "dynamodb":
+            from actors.stores.dynamodb.membership import DynamoMembership  # noqa: PLC0415
+
+            return DynamoMembership.connect(settings.store, timeout_s)
+    from actors.stores.mongodb.membership import MongoMembership  # noqa: PLC0415
+
+    return MongoMembership.connect(settings.store, timeout_s)
+
+
+async def _require_fit(kind: str, own: StoreSettings) -> None:
+    """Misconfigured unless the store that stands there is fit. Clients that block do so in a thread."""
+    match kind:
+        case "redis":
+            from actors.stores import redis_fit  # noqa: PLC0415
+
+            await redis_fit.require_fit(own.url, own.timeout_s, warn=False)
+        case "postgres":
+            from actors.stores import postgres_fit  # noqa: PLC0415
+
+            await postgres_fit.require_fit(own.url, own.timeout_s, warn=False)
+        case "dynamodb":
+            from actors.stores.dynamodb import fit as dynamodb_fit  # noqa: PLC0415
+
+            await asyncio.to_thread(dynamodb_fit.require_fit, own)
+        case _:
+            from actors.stores.mongodb import fit as mongodb_fit  # noqa: PLC0415
+
+            await asyncio.to_thread(mongodb_fit.require_fit, own)

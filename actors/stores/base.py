@@ -1,9 +1,9 @@
 """The store contract: who may write, what is durable, who is on the ring.
 
-The store decides, never the ring (DESIGN §3). Every call is one atomic step and one round trip, and a repeat of
-the same call gets an answer that means the same: a commit whose reply was lost answers ``Replayed`` with the very
-turn that it wrote. A store raises only :class:`~actors.errors.StoreUnavailable`, which means **unknown**: the call
-may or may not have been applied.
+The store decides, never the ring (DESIGN §3). Every call is one atomic step, and a commit one round trip (in Redis
+every call is). A repeat of the same call gets an answer that means the same: a commit whose reply was lost answers
+``Replayed`` with the very turn that it wrote. A store raises only :class:`~actors.errors.StoreUnavailable`, which means
+**unknown**: the call may or may not have been applied.
 
 What a store deliberately does not do: compare clocks of machines, expire leases by time, or retry by itself.
 ``tests/contract`` is the executable form of this page.

@@ -13,25 +13,32 @@ import pytest
 import pytest_asyncio
 
 from actors.stores.base import MembershipStore, SessionStore
+from tests.contract.dynamodb_lab import ENVIRONMENT, DynamoLab
 from tests.contract.lab import Lab, MemoryLab, RedisLab
+from tests.contract.mongodb_lab import MongoLab
 from tests.contract.postgres_lab import PostgresLab
+from tests.emulators import KINDS as EMULATORS
+from tests.emulators import Emulator
 from tests.postgres_server import PostgresServer, start_postgres
 from tests.servers import Server, ServerMissing, in_ci
 
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
-LABS = ("memory", *SERVERS, "postgres")
+MONGODB = ("mongomock", *(("mongodb",) if os.environ.get("TEST_MONGODB_URI") else ()))
+LABS = ("memory", *SERVERS, "postgres", *(EMULATORS if os.environ.get("TEST_MOTO") else ("ministack",)), *MONGODB)
+"""Under the whole suite. moto takes minutes for it, so it is only there if asked for; without that it has the tests of
+DynamoDB's own (``test_dynamodb*``) and the histories of ``test_any_order``."""
 
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[Callable[[str], str]]:
     """kind -> URL of a server of that kind, started on first use."""
-    started: dict[str, Server | PostgresServer] = {}
+    started: dict[str, Server | PostgresServer | Emulator] = {}
 
     def url(kind: str) -> str:
         if kind == "remote":
             return os.environ["REDIS_URL"]
         if kind not in started:
-            started[kind] = start_postgres() if kind == "postgres" else start(kind)
+            started[kind] = _start(kind)
         return started[kind].url
 
     try:
@@ -39,6 +46,12 @@ def server_url() -> Iterator[Callable[[str], str]]:
     finally:
         for server in started.values():
             server.stop()
+
+
+def _start(kind: str) -> Server | PostgresServer | Emulator:
+    if kind == "postgres":
+        return start_postgres()
+    return Emulator(kind).start() if kind in EMULATORS else start(kind)
 
 
 def start(kind: str) -> Server:
@@ -56,11 +69,26 @@ def start(kind: str) -> Server:
         raise
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_credentials() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield
+
+
 def lab_of(kind: str, server_url: Callable[[str], str]) -> Lab:
     """A new lab of that kind."""
     if kind == "memory":
         return MemoryLab()
-    return PostgresLab(server_url(kind)) if kind == "postgres" else RedisLab(kind, server_url(kind))
+    if kind == "postgres":
+        return PostgresLab(server_url(kind))
+    if kind in EMULATORS:
+        return DynamoLab(kind, server_url(kind))
+    if kind in MONGODB:
+        return MongoLab(kind, os.environ.get("TEST_MONGODB_URI", ""))
+    return RedisLab(kind, server_url(kind))
 
 
 @pytest_asyncio.fixture(params=LABS)
@@ -77,6 +105,26 @@ async def lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) 
 async def redis_lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[RedisLab]:
     """Each Redis server in turn."""
     lab = RedisLab(request.param, server_url(request.param))
+    try:
+        yield lab
+    finally:
+        await lab.aclose()
+
+
+@pytest_asyncio.fixture(params=EMULATORS)
+async def dynamo_lab(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> AsyncIterator[DynamoLab]:
+    """Each stand-in for DynamoDB in turn."""
+    lab = DynamoLab(request.param, server_url(request.param))
+    try:
+        yield lab
+    finally:
+        await lab.aclose()
+
+
+@pytest_asyncio.fixture(params=MONGODB)
+async def mongo_lab(request: pytest.FixtureRequest) -> AsyncIterator[MongoLab]:
+    """mongomock, and a real MongoDB if one is named."""
+    lab = MongoLab(request.param, os.environ.get("TEST_MONGODB_URI", ""))
     try:
         yield lab
     finally:
