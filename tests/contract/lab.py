@@ -219,8 +219,10 @@ class RedisLab:
             self.client.delete(name)
 
     async def aclose(self) -> None:
-        for each in (*self._stores, *self.guards):
-            await each.aclose()
+        for store in self._stores:
+            await store.aclose()
+        for guard in self.guards:
+            await guard.aclose()
         leaked = self.leaked()
         self.sweep()
         for close in self._close:
