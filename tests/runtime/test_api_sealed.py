@@ -17,6 +17,7 @@ from actors.agents.recall import recall
 from actors.api import Api
 from actors.api_models import STATE, SealedChatRequest
 from actors.errors import Misconfigured, StoreUnavailable
+from actors.listener import Listener
 from actors.model import Sealed, SessionKey
 from actors.sealed import OFF_LOOP_BYTES
 from actors.settings import Settings
@@ -34,6 +35,7 @@ from tests.runtime.api_world import (
     settings_with,
     wire,
 )
+from tests.runtime.world import World as Whole
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 SEALED = {"keys": NEW}
@@ -378,6 +380,26 @@ async def test_a_client_that_leaves_does_not_stop_its_turn() -> None:
         (turn,) = world.host.tasks
         agent.open.set()
         await turn
+
+
+async def test_a_host_that_leaves_lets_its_sealed_turns_end() -> None:
+    agent = Counting()
+    agent.open.clear()
+    world = World(SmallHost(), settings_with(sealed=SEALED))
+    world.host = host = Whole(agent, world.settings).host("inc-1")  # type: ignore[assignment]
+    listener = Listener(Api(world), world.settings.http)
+    world.address = await listener.start()
+    try:
+        turn = asyncio.create_task(post(world, {"message": "m"}))
+        await agent.has_begun(1)
+        leaving = asyncio.create_task(host.drain(30))
+        await asyncio.sleep(0)
+        assert not leaving.done()
+        agent.open.set()
+        await leaving
+        assert (await turn).json["reply"] == "m, run 1"
+    finally:
+        await listener.aclose(1)
 
 
 # --- repeats --------------------------------------------------------------------------------------------------------

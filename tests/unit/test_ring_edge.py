@@ -62,7 +62,7 @@ def test_the_servers_it_starts_with_make_no_other_configuration_but_the_settings
     second = render(SETTINGS, PATHS, [A]).split("\n", 1)
     assert first[0] == second[0]
     assert "server slot-0 10.0.0.1:80 port 9\n" in second[1]
-    assert second[1].count(" disabled\n") == 3
+    assert second[1].count(" port 1 disabled\n") == 3
     more = SETTINGS.model_copy(update={"ring": RingSettings(slots_max=5)})  # type: ignore[call-arg]
     assert render(more, PATHS).split("\n", 1)[0] != first[0]
 
