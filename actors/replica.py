@@ -188,10 +188,9 @@ class HostLife:
         await self.host.drain(_RELEASE_S)
         await self._beats.stop(_BEATS_GRACE_S)
         await self.host.close()
-        await self._peers.aclose()
-        await self._store.aclose()
-        if self.guard is not None:
-            await self.guard.aclose()
+        for each in (self._peers, self._store, self.guard):
+            if each is not None:
+                await each.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _wait_left(self) -> None:
