@@ -109,18 +109,19 @@ class SealedTurns:
         request = asked.request
         if request.if_match is not None and request.if_match != len(asked.turns):
             raise PreconditionFailed(turn_seq=len(asked.turns))
-        if self._running >= self._running_max:
-            raise HostFull(f"It runs {self._running} sealed turns.", retry_after_s=1)
         if (guard := self._service.guard) is not None:
             mark = asked.mark
             looked = await until_known(lambda: guard.look(mark), self._session.claim_patience_s)
-            if (ended := await self._ended(looked)) is not None:
+            if (ended := await self._ended(looked, asked)) is not None:
                 return ended
-        if requester.stream:
-            await requester.turn(request.turn_id, 0, asked.residence)
+        # Here and not before the guard was asked: no await between the look at the limit and what it limits.
+        if self._running >= self._running_max:
+            raise HostFull(f"It runs {self._running} sealed turns.", retry_after_s=1)
         running = _Running()
         self._running += 1
         self._service.host.spawn(self._run(asked, running))
+        if requester.stream:
+            await requester.turn(request.turn_id, 0, asked.residence)
         return await running.follow(requester)
 
     def weakened(self, error: RehydraError) -> RehydraError:
@@ -171,7 +172,7 @@ class SealedTurns:
         if answer == Repeated(made.text):
             # Our own, applied at an earlier try whose answer was lost.
             return done
-        return await self._ended(answer) or done
+        return await self._ended(answer, asked) or done
 
     async def _seal(self, key: SessionKey, turns: tuple[Turn, ...], state: bytes, asked: SealedRequest) -> Sealed:
         now_ms = self._service.host.now_ms()
@@ -180,7 +181,7 @@ class SealedTurns:
             return await asyncio.to_thread(self._sealer.seal, key.session_id, turns, state, now_ms)
         return self._sealer.seal(key.session_id, turns, state, now_ms)
 
-    async def _ended(self, answer: GuardAnswer) -> Done | None:
+    async def _ended(self, answer: GuardAnswer, asked: SealedRequest) -> Done | None:
         """What the guard's answer makes of the request; None: it may go on."""
         match answer:
             case Ok():
@@ -188,9 +189,9 @@ class SealedTurns:
             case Mismatch():
                 raise KeyMismatch
             case Superseded(turn_seq):
-                raise StateSuperseded(
-                    f"The newest one has {turn_seq} turns, or was made by another.", turn_seq=turn_seq
-                )
+                another = "another" if turn_seq == len(asked.turns) else "the newest"
+                detail = f"It has {len(asked.turns)} turns; {another} with {turn_seq} was accepted."
+                raise StateSuperseded(detail, turn_seq=turn_seq)
             case Repeated(text):
                 if text is None:
                     raise StateSuperseded("This very turn made it; its answer isn't kept (sealed.guard_answer_s).")
