@@ -58,9 +58,10 @@ class Counting:
     async def __call__(self, conversation: Conversation) -> str:
         async with self._begun:
             self.runs.append(conversation.message)
+            run = len(self.runs)
             self._begun.notify_all()
         await self.open.wait()
-        return f"{conversation.message}, run {len(self.runs)}"
+        return f"{conversation.message}, run {run}"
 
     async def has_begun(self, runs: int) -> None:
         """Wait until it has been run so often."""

@@ -70,7 +70,10 @@ async def test_two_runs_of_one_request_end_with_one_answer(guarded: World) -> No
     await agent.has_begun(2)
     agent.open.set()
     whole, stream = await asyncio.gather(*both)
-    done = events(stream.body)[-1][2]
+    told = events(stream.body)
+    done = told[-1][2]
+    last_turn = max(at for at, (name, _, _) in enumerate(told) if name == "turn")
+    assert "".join(data["text"] for _, _, data in told[last_turn + 1 : -1]) == done["reply"]
     assert {key: value for key, value in done.items() if key != "replayed"} == {
         key: value for key, value in whole.json.items() if key != "replayed"
     }
