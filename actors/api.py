@@ -1,6 +1,7 @@
 """The HTTP surface of one host, as one ASGI callable.
 
-``POST /chat`` and what hosts say to each other go straight to plain ASGI handlers; all else goes to FastAPI. ``HEAD``
+``POST /chat``, ``POST /chat/sealed`` and what hosts say to each other go straight to plain ASGI handlers; all else goes
+to FastAPI. ``HEAD``
 is answered as ``GET`` is, without the body. Every request runs in its own task; nothing is shared between them but the
 host. Requests that only hosts may send (``/internal/...``) must show the pass, without which there is nothing at their
 path, and name the incarnation they are meant for in ``x-rehydra-to``. Who comes from outside has no pass, whether
@@ -18,6 +19,7 @@ from actors.api_chat import ChatRoute
 from actors.api_docs import documented
 from actors.api_headers import PASS, edge_secret, internal_pass, picked, session_id_checked
 from actors.api_request import checked_metadata, parsed
+from actors.api_sealed import SealedRoute
 from actors.asgi import ClientGone, Message, Receive, Scope, Send, read_body, send_answer
 from actors.errors import BadRequest, MethodNotAllowed, Misdirected, Outdated, PathUnknown, RehydraError
 from actors.model import SessionKey, TurnRequest, fingerprint_of
@@ -36,6 +38,7 @@ class Api:
         self._service = service
         self._pass = internal_pass(edge_secret(service.settings))
         self._chat = ChatRoute(service)
+        self._sealed = SealedRoute(service)
         self._rest = documented(service)
         session = service.settings.session
         # A batch may hold a full mailbox that was handed over to a host which had a full one of its own.
@@ -51,6 +54,8 @@ class Api:
             path = path.removeprefix(root)
         if path == "/chat" and scope["method"] == "POST":
             await self._chat(scope, receive, send)
+        elif path == "/chat/sealed" and scope["method"] == "POST":
+            await self._sealed(scope, receive, send)
         elif scope["method"] == "HEAD":
             await self._guarded(path, {**scope, "method": "GET"}, receive, _headless(send))
         else:

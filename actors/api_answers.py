@@ -13,7 +13,6 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from actors.errors import PreconditionFailed, RehydraError
-from actors.model import Turn
 from actors.ports import Done, Residence
 
 Headers = list[tuple[bytes, bytes]]
@@ -55,17 +54,19 @@ def host_header(incarnation: str) -> tuple[bytes, bytes]:
     return (b"x-served-by-host", incarnation.encode())
 
 
-def done_document(session_id: str, turn: Turn, replayed: bool) -> bytes:
+def done_document(session_id: str, done: Done) -> bytes:
     """The JSON of a committed turn: the body of the answer, and the data of the stream's ``done``."""
-    return to_json(
-        {
-            "session_id": session_id,
-            "turn_id": turn.turn_id,
-            "turn_seq": turn.turn_seq,
-            "reply": turn.reply,
-            "replayed": replayed,
-        }
-    )
+    turn = done.turn
+    document = {
+        "session_id": session_id,
+        "turn_id": turn.turn_id,
+        "turn_seq": turn.turn_seq,
+        "reply": turn.reply,
+        "replayed": done.replayed,
+    }
+    if done.sealed is not None:
+        document |= {"state": done.sealed.text, "expires_ms": done.sealed.expires_ms}
+    return to_json(document)
 
 
 def state_header(residence: Residence) -> tuple[bytes, bytes]:
@@ -83,7 +84,7 @@ def turn_headers(done: Done) -> Headers:
 
 def done_answer(session_id: str, served_by: Headers, done: Done) -> Answer:
     """200 with the committed turn."""
-    body = done_document(session_id, done.turn, done.replayed)
+    body = done_document(session_id, done)
     headers = [
         JSON_TYPE,
         (b"content-length", b"%d" % len(body)),

@@ -41,6 +41,7 @@ from actors.api_models import (
 )
 from actors.api_openapi import openapi
 from actors.api_pages import add_pages
+from actors.api_sealed_docs import add_sealed
 from actors.errors import BadRequest, MethodNotAllowed, NotReady, PathUnknown, RehydraError
 from actors.model import SessionKey, Turn, pid_of
 from actors.service import Service
@@ -72,6 +73,7 @@ def documented(service: Service) -> FastAPI:
         redoc_url=None,
     )
     _add_chat(app)
+    add_sealed(app)
     add_begin(app, service)
     _add_sessions(app, service)
     _add_views(app, service)

@@ -35,11 +35,24 @@ from actors.errors import (
     WaitedTooLong,
 )
 from actors.model import SESSION_ID_PATTERN
+from actors.sealed_errors import (
+    HostFull,
+    SealedOff,
+    StateExpired,
+    StateForeign,
+    StateInvalid,
+    StateKeyUnknown,
+    StateNewer,
+    StateOutdated,
+    StateSuperseded,
+    StateTooLarge,
+)
 
 SEQ_MAX = 10**15 - 1
 SESSION_ID = f"^{SESSION_ID_PATTERN.pattern}$"
 IDEMPOTENCY_KEY = r'^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$'
 
+STATE = r"^rs1\.[A-Za-z0-9_-]+$"
 IF_MATCH = r'^(\*|"(0|[1-9][0-9]{0,14})"|0|[1-9][0-9]{0,14})$'
 IF_MATCH_SAYS = (
     'Run the turn only on this one: the `ETag` of the last answer; `"0"`: on a new session; `*`: on any other.'
@@ -67,6 +80,28 @@ class ChatReply(BaseModel):
     turn_seq: int = Field(ge=1, description="The turn's number in its session, from 1.")
     reply: str
     replayed: bool = Field(description="Whether an earlier request with this key had it committed already.")
+
+
+class SealedChatRequest(BaseModel):
+    """A message, and the conversation that it goes on in."""
+
+    model_config = ConfigDict(strict=True)
+
+    message: str = Field(min_length=1, description="The message, at most `session.message_bytes_max` bytes of UTF-8.")
+    state: str | None = Field(
+        None, pattern=STATE, description="The `state` of the last answer; a new conversation without it."
+    )
+    stream: bool | None = Field(None, description="Answer as server-sent events; without it `Accept` decides.")
+    metadata: dict[str, Any] | None = Field(
+        None, description="Anything the agent should know; kept with the turn. Nested 128 levels deep at most."
+    )
+
+
+class SealedChatReply(ChatReply):
+    """A turn, and all that there is of its conversation."""
+
+    state: str = Field(pattern=STATE, description="The conversation, sealed: send it with the next message.")
+    expires_ms: int | None = Field(description="Until when it is taken, milliseconds since 1970; null: always.")
 
 
 class SessionRequest(BaseModel):
@@ -172,6 +207,11 @@ CHATTING = (
         MailboxFull,
     ),
     *(AgentFailed, AgentTimedOut, PoisonTurn, StoreUnavailable, StoreFull, Unreachable, WaitedTooLong),
+)
+SEALING = (
+    *(SealedOff, StateInvalid, StateKeyUnknown, StateForeign, StateOutdated, StateNewer, StateExpired, StateTooLarge),
+    *(StateSuperseded, PreconditionFailed, TooLarge, EncodingUnsupported, KeyMismatch),
+    *(AgentFailed, AgentTimedOut, HostFull, StoreUnavailable, StoreFull),
 )
 _OF_THE_EDGE = {
     500: "`edge-broken`: The edge failed.",

@@ -86,13 +86,9 @@ class RequestReader:
     def request(self, headers: dict[bytes, str], body: bytes) -> tuple[TurnRequest, bool]:
         """The turn that is asked for, and whether as a stream. BadRequest says in one sentence what is wrong."""
         document = parsed(body)
-        message = self._message(document)
+        message = self.message(document)
         metadata = checked_metadata(document.get("metadata"))
-        stream = document.get("stream")
-        if stream is None:
-            stream = wants_stream(headers.get(b"accept", ""))
-        elif stream is not True and stream is not False:
-            raise BadRequest("stream is true or false.")
+        stream = stream_wanted(headers, document)
         turn_id, hashed = self.turn_id(headers)
         session_id = self.session_id(headers, document.get("session_id"), hashed)
         tenant = headers.get(b"x-rehydra-tenant", self._tenant) if b"x-rehydra-to" in headers else self._tenant
@@ -107,7 +103,8 @@ class RequestReader:
         )
         return request, stream
 
-    def _message(self, document: dict[str, Any]) -> str:
+    def message(self, document: dict[str, Any]) -> str:
+        """The message of a request for a turn. TooLarge, BadRequest."""
         message = document.get("message")
         if not isinstance(message, str) or not message:
             raise BadRequest("message is missing, or isn't a text with at least one character.")
@@ -159,6 +156,16 @@ def parsed(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BadRequest("The body is a JSON object with a message.")
     return document
+
+
+def stream_wanted(headers: dict[bytes, str], document: dict[str, Any]) -> bool:
+    """Whether the answer is to be a stream: the body decides, else ``Accept``."""
+    stream = document.get("stream")
+    if stream is None:
+        return wants_stream(headers.get(b"accept", ""))
+    if stream is not True and stream is not False:
+        raise BadRequest("stream is true or false.")
+    return stream
 
 
 def checked_metadata(metadata: Any) -> dict[str, Any] | None:

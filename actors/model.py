@@ -146,6 +146,16 @@ class Checkpoint:
         return self.turns[-1].turn_id if self.turns else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A conversation as its client keeps it: ``text``. ``state_id`` names this very state, 32 hex digits.
+    ``expires_ms``: from when on it isn't taken any more, milliseconds since 1970; None: never."""
+
+    text: str
+    state_id: str
+    expires_ms: int | None
+
+
 # --- membership -------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from actors.errors import RehydraError
-from actors.model import HostRef, SessionKey, Turn, TurnRequest
+from actors.model import HostRef, Sealed, SessionKey, Turn, TurnRequest
 
 
 class Residence(StrEnum):
@@ -25,11 +25,13 @@ class Residence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A committed turn, ready to be told. ``replayed``: it was committed by an earlier request."""
+    """A committed turn, ready to be told. ``replayed``: it was committed by an earlier request. ``sealed``: what its
+    client keeps, of a sealed conversation."""
 
     turn: Turn
     replayed: bool
     residence: Residence
+    sealed: Sealed | None = None
 
 
 Final = Done | RehydraError

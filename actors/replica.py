@@ -34,7 +34,8 @@ from actors.model import HostRef, HostState, Table, incarnation_of
 from actors.peers import HttpPeers
 from actors.ports import Placement
 from actors.settings import RingSettings, Settings
-from actors.stores import open_store, unfit_store
+from actors.stores import open_guard, open_store, unfit_store
+from actors.stores.guard import Guard
 
 log = logging.getLogger("rehydra.replica")
 
@@ -71,6 +72,7 @@ class HostLife:
     def __init__(self, settings: Settings, make_view: MakeView) -> None:
         self.settings = settings
         self.host: Host
+        self.guard: Guard | None = None
         self.app: AsgiApp = Api(self)
         self._make_view = make_view
         self._left = asyncio.Event()
@@ -85,6 +87,7 @@ class HostLife:
         settings = self.settings
         agent = load_agent(settings.agent.path)
         self._store, membership = await open_store(settings)
+        self.guard = await open_guard(settings)
         self._listener = Listener(self.app, settings.http, own_address())
         ref = HostRef(incarnation_of(os.getpid(), secrets.token_hex(6)), "", self._listener.bind())
         self.view = self._make_view(ref, settings.ring, time.monotonic)
@@ -185,8 +188,9 @@ class HostLife:
         await self.host.drain(_RELEASE_S)
         await self._beats.stop(_BEATS_GRACE_S)
         await self.host.close()
-        await self._peers.aclose()
-        await self._store.aclose()
+        for each in (self._peers, self._store, self.guard):
+            if each is not None:
+                await each.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _wait_left(self) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
 from typing import Any, Protocol
 
+from actors.agent import Agent
 from actors.model import HostRef, SessionKey, Table, TurnRequest
 from actors.ports import Requester
 from actors.settings import Settings
 from actors.stores.base import Turns
+from actors.stores.guard import Guard
 
 
 class ChatHost(Protocol):
@@ -16,6 +20,19 @@ class ChatHost(Protocol):
 
     @property
     def ref(self) -> HostRef: ...
+
+    @property
+    def agent(self) -> Agent: ...
+
+    @property
+    def threads(self) -> Executor | None:
+        """For agents that are plain functions."""
+        ...
+
+    @property
+    def now_ms(self) -> Callable[[], int]:
+        """The wall clock, milliseconds since 1970."""
+        ...
 
     async def chat(self, request: TurnRequest, requester: Requester, hops: int = 0) -> None: ...
 
@@ -28,6 +45,10 @@ class ChatHost(Protocol):
     async def open(self, key: SessionKey) -> tuple[Turns, bool]: ...
 
     async def read(self, key: SessionKey, after: int, limit: int) -> Turns: ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run in a task that the host keeps, and waits for when it drains."""
+        ...
 
     def stats(self) -> dict[str, Any]: ...
 
@@ -44,6 +65,11 @@ class Service(Protocol):
     @property
     def table(self) -> Table:
         """The membership as this host sees it; ``ring_version`` 0 and no members before it has seen any."""
+        ...
+
+    @property
+    def guard(self) -> Guard | None:
+        """The replay guard of sealed conversations, if there is one."""
         ...
 
     async def not_ready(self) -> Sequence[str]:

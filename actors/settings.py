@@ -86,6 +86,37 @@ class StoreSettings(Group):
     waiting_max: int = Field(20_000, gt=0, description="Calls of one host that may wait for the store; beyond it 503.")
 
 
+class SealedSettings(Group):
+    keys: SecretStr = Field(
+        SecretStr(""),
+        description="Base64 keys of 32 bytes for `POST /chat/sealed`, separated by commas, the newest first: it seals,"
+        " all open; the same everywhere. Empty = there are no sealed conversations. Make one with"
+        " `openssl rand -base64 32`.",
+    )
+    keys_file: str = Field("", description="File with those keys instead, one a line, that others can't read.")
+    agent: str = Field("", description="Name that states are bound to; empty = `agent.path`.")
+    schema_version: int = Field(
+        1, ge=1, lt=1 << 32, description="Version of what the agent keeps; states are sealed under it."
+    )
+    schema_version_min: int = Field(1, ge=1, description="Oldest such version that is still taken; below it 409.")
+    ttl_s: float = Field(
+        604_800.0, ge=0, le=KEPT_S_MAX, description="How long a state is taken after it was sealed; 0 = always."
+    )
+    state_bytes_max: int = Field(1 << 18, ge=1024, description="Longest state, bytes as it is sent; over it 413.")
+    opened_bytes_max: int = Field(
+        2 << 20, ge=1024, description="Largest state when it is opened, bytes of turns and state; over it 413."
+    )
+    running_max: int = Field(256, gt=0, description="Sealed turns that one host runs at one time; beyond it 503.")
+    guard: str = Field(
+        "",
+        description="Replay guard: a `redis://` URL, or `store` for `store.url`'s; only the newest state of a"
+        " conversation is taken then. Empty = none: nothing is kept, and older states are taken, too.",
+    )
+    guard_answer_s: float = Field(
+        600.0, gt=0, le=KEPT_S_MAX, description="How long the guard keeps an answer for a repeat, seconds."
+    )
+
+
 class RingSettings(Group):
     slots_max: int = Field(64, gt=0, le=1024, description="Slots on the ring; hosts beyond it wait as spares.")
     vnodes: int = Field(160, gt=0, description="Points per slot and unit of weight on the hash ring.")
@@ -151,6 +182,7 @@ class Settings(BaseSettings):
     agent: AgentSettings = AgentSettings()
     session: SessionSettings = SessionSettings()
     store: StoreSettings = StoreSettings()
+    sealed: SealedSettings = SealedSettings()
     ring: RingSettings = RingSettings()
     http: HttpSettings = HttpSettings()
     edge: EdgeSettings = EdgeSettings()
@@ -186,6 +218,7 @@ class Settings(BaseSettings):
                 "edge.buffer_bytes must exceed session.body_bytes_max and http.head_bytes_max together by 16 KiB:"
                 " only what fits is repeated."
             )
+        self._sealed_relations()
         if session.request_wait_s < self.agent.deadline_s:
             raise ValueError("session.request_wait_s must be at least agent.deadline_s.")
         if (self.http.port_min == 0) != (self.http.port_max == 0) or self.http.port_min > self.http.port_max:
@@ -198,6 +231,18 @@ class Settings(BaseSettings):
                 " or let http.bind and edge.bind be 127.0.0.1."
             )
         return self
+
+    def _sealed_relations(self) -> None:
+        sealed = self.sealed
+        if sealed.keys_file and sealed.keys.get_secret_value():
+            raise ValueError("sealed.keys and sealed.keys_file are both set: which key is the newest?")
+        on = bool(sealed.keys_file or sealed.keys.get_secret_value())
+        if on and sealed.state_bytes_max >= self.session.body_bytes_max:
+            raise ValueError("sealed.state_bytes_max must be below session.body_bytes_max: a message comes with it.")
+        if sealed.schema_version_min > sealed.schema_version:
+            raise ValueError("sealed.schema_version_min must not exceed sealed.schema_version.")
+        if sealed.guard and not sealed.ttl_s:
+            raise ValueError("sealed.guard needs a sealed.ttl_s: it remembers each conversation for as long.")
 
 
 def is_loopback(address: str) -> bool:

@@ -35,7 +35,6 @@ from actors.api_answers import (
 )
 from actors.asgi import Send, send_answer
 from actors.errors import RehydraError
-from actors.model import Turn
 from actors.ports import Done, Residence
 from actors.ports import Final as FinalAnswer
 
@@ -121,7 +120,7 @@ class StreamRequester:
         if isinstance(final, Done):
             # A recorded turn is told and ended before the writer has had its turn.
             self._told = turn_headers(final)
-            self._put_done(final.turn, final.replayed)
+            self._put_done(final)
         elif self._begun:
             self._put("error", problem_document(final, self._session_id))
         else:
@@ -137,13 +136,14 @@ class StreamRequester:
             self._said.append(text)
         self._put("delta", to_json({"text": text}))
 
-    def _put_done(self, turn: Turn, replayed: bool) -> None:
+    def _put_done(self, done: Done) -> None:
+        turn = done.turn
         if self._said is None or self._epoch != turn.epoch or "".join(self._said) != turn.reply:
             # What the client has seen is nothing, or isn't this reply: another attempt was committed.
             self._put_turn(turn.turn_id, turn.epoch)
             if turn.reply:
                 self._put_delta(turn.reply)
-        self._put("done", done_document(self._session_id, turn, replayed))
+        self._put("done", done_document(self._session_id, done))
 
     def _put(self, event: str, data: bytes) -> None:
         self._events += 1

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from actors.api_headers import edge_secret
 from actors.errors import Misconfigured
+from actors.sealed_keys import keys_in
 from actors.settings import Settings
 from deploy.processes import MARK
 
@@ -30,7 +31,9 @@ def load(args: Mapping[str, Any] | None = None) -> Settings:
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         # Without its cause, which would show what was put in, passwords too, wherever somebody prints a traceback.
         raise Misconfigured(f"{where}: {said}{more}" if where else f"{said}{more}") from None
-    edge_secret(settings)  # Said here in one line, not by every host in a traceback.
+    # Said here in one line, not by every host in a traceback. A file of keys is where the hosts are, and read there.
+    edge_secret(settings)
+    keys_in(settings.sealed.keys.get_secret_value())
     return settings
 
 

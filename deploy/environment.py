@@ -53,6 +53,8 @@ def environment(options: Options, folder: Folder) -> dict[str, str]:
     env["REHYDRA_EDGE__PORT"] = str(options.port)
     env["REHYDRA_EDGE__RUN_DIR"] = str(folder.short / "edge")
     env.setdefault("REHYDRA_EDGE__SECRET", folder.secret("secret"))
+    if "REHYDRA_SEALED__KEYS_FILE" not in env:
+        env.setdefault("REHYDRA_SEALED__KEYS", folder.secret("sealed-key"))
     env.setdefault("REHYDRA_LOG__FOLDER", str(folder.path / LOGS))
     if options.agent:
         env["REHYDRA_AGENT__PATH"] = options.agent

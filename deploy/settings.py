@@ -88,7 +88,7 @@ def args_in(config: Path) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, SecretStr):
-        return "********"
+        return "********" if value.get_secret_value() else '""'
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value) if value != "" else '""'

@@ -5,7 +5,7 @@ ones must be taken and wrong ones refused. Half of the requests that name a sess
 reach more than a 404. No answer may be of 5xx, none may break the document, and ``OK_SHARE_MIN`` of them must be 2xx.
 
 One request at a time: this looks for answers that the document doesn't know, not for races. The same ``--seed`` makes
-the same requests from the same document, but for the names of the sessions that exist.
+the same requests from the same document, but for the names of the sessions that exist, and states of sealed ones.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class Fuzz:
         self._http = requests.Session()
         self._schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         self._sessions: list[str] = []
+        self._state: str | None = None
         self._round = 0
         self._batch = BATCH
 
@@ -109,6 +110,7 @@ class Fuzz:
             self._round += 1
             for operation, mode, share in self._plan():
                 self._sessions = [self._begin() for _ in range(SESSIONS)]
+                self._state = self._sealed()
                 if (left := cases - self.found.cases) > 0:
                     self._examples(operation, mode, min(left, share))
         return self.found
@@ -159,14 +161,22 @@ class Fuzz:
                 found.examples.append(f"{failures}")
 
     def _make_meaningful(self, case: schemathesis.Case[Any]) -> None:
-        """What a document can't say: which sessions there are, and that two names for one must agree."""
+        """What a document can't say: which sessions and states there are, and that two names for one must agree."""
         if case.path_parameters and self.found.cases % 2:
             case.path_parameters["session_id"] = self._sessions[self.found.cases // 2 % len(self._sessions)]
         if self.found.cases % 4:
             # Most would be at another turn.
             case.headers.pop("if-match", None)
+        if isinstance(case.body, dict) and case.body.get("state") and self._state:
+            # Nobody makes one up: what follows the prefix is encrypted.
+            case.body["state"] = self._state
         if isinstance(case.body, dict) and case.body.get("session_id") and "x-session-id" in case.headers:
             case.headers["x-session-id"] = case.body["session_id"]
+
+    def _sealed(self) -> str | None:
+        """The state of a sealed conversation with a turn; None where there are none."""
+        answer = self._http.post(f"{self._url}/chat/sealed", json={"message": "hello"}, timeout=ANSWER_S)
+        return answer.json()["state"] if answer.status_code == 200 else None
 
     def _begin(self) -> str:
         """A session with a turn."""

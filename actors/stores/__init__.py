@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from actors.errors import Misconfigured
 from actors.settings import Settings, StoreSettings
 from actors.stores.base import MembershipStore, SessionStore
+from actors.stores.guard import SPARE_S, Guard, MemoryGuard
 
 CLIENTS: Final = {
     "postgresql": ("postgres", ("asyncpg",)),
@@ -41,6 +42,24 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
         f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix://, postgresql://, dynamodb://,"
         " mongodb://, mongodb+srv:// and memory:// work."
     )
+
+
+async def open_guard(settings: Settings) -> Guard | None:
+    """The replay guard that ``sealed.guard`` names, found fit; None if it is off. Misconfigured as ``open_store``."""
+    guard = settings.sealed.guard
+    if not guard:
+        return None
+    url = settings.store.url if guard == "store" else guard
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        ttl_s = settings.sealed.ttl_s + SPARE_S
+        return MemoryGuard(lambda: time.time_ns() // 1_000_000, ttl_s, settings.sealed.guard_answer_s)
+    if scheme not in ("redis", "rediss", "unix"):
+        said = guard.partition(":")[0]
+        raise Misconfigured(f"sealed.guard is {said!r}: it takes a redis:// URL, or `store` where store.url is one.")
+    from actors.stores.redis_guard import RedisGuard  # noqa: PLC0415
+
+    return await RedisGuard.open(settings, url)
 
 
 async def unfit_store(settings: Settings) -> str:

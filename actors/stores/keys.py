@@ -7,6 +7,7 @@ list that :meth:`Keys.permanent` returns, by these rules:
 - ``schema`` (one string) and ``table`` (one hash, a field or two per slot) stay: the deployment needs them to start.
 - ``beats`` and the keys of sessions expire. With ``session.ttl_s`` 0 the keys of sessions stay too, which is what
   was asked for; tombstones expire even then.
+- ``newest`` and ``answer`` of a sealed conversation always expire.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Keys:
         """``(lease, log, ids)``, in the order in which every script of a session takes them."""
         stem = f"{self._prefix}:{{{key.tenant}:{key.session_id}}}:"
         return (stem + "lease", stem + "log", stem + "ids")
+
+    def of_sealed(self, key: SessionKey) -> tuple[str, str]:
+        """``(newest, answer)`` of a sealed conversation, as its replay guard knows it."""
+        stem = f"{self._prefix}:{{{key.tenant}:{key.session_id}}}:"
+        return (stem + "newest", stem + "answer")
 
     def permanent(self) -> frozenset[str]:
         """Keys that may stand without an expiry, whatever the settings."""

@@ -100,7 +100,7 @@ def load(folder: Path = LUA_FOLDER) -> dict[str, Script]:
 _NAMES: Final = (
     *("claim", "commit", "release", "check", "delete", "read"),
     *("join", "beat", "leave", "evict", "table"),
-    "schema",
+    *("newest", "schema"),
 )
 SCRIPTS: Final = load()
 """The scripts in use. Looked up at every call, so that a test can put a broken one in the place of a good one."""

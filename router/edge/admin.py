@@ -14,8 +14,10 @@ from enum import StrEnum
 from typing import Final
 
 from actors.errors import RehydraError
-from router.edge.config import BACKEND
+from router.edge.config import ANY_HOST, BACKEND
 
+BACKENDS: Final = (ANY_HOST, BACKEND)
+"""Told in this order: ``BACKEND`` is the one whose state is looked at, so what failed halfway is done again."""
 ANSWER_BYTES_MAX: Final = 8 << 20
 _MAP_LINES_MAX: Final = 1_000
 """Lines of a map per command: what must fit HAProxy's smallest allowed buffer."""
@@ -87,9 +89,10 @@ class Admin:
 
     async def place(self, slot: str, address: str, port: int, check_port: int) -> None:
         """Point the server at a host and its health check at that host's. What ran on the old address runs on."""
-        server = f"set server {BACKEND}/{slot}"
-        await self._expect(f"{server} addr {address} port {port}", r".*(changed from|no need to change).*")
-        await self._expect(f"{server} check-port {check_port}")
+        for backend in BACKENDS:
+            placed = r".*(changed from|no need to change).*"
+            await self._expect(f"set server {backend}/{slot} addr {address} port {port}", placed)
+        await self._expect(f"set server {BACKEND}/{slot} check-port {check_port}")
 
     async def trust(self, slot: str) -> None:
         """Take the server for healthy until a check says otherwise: what failed was its predecessor's."""
@@ -97,11 +100,13 @@ class Admin:
 
     async def admit(self, slot: str, admission: Admission) -> None:
         """Let it have new requests, finish those it has, or (``maint``) neither be checked nor have any."""
-        await self._expect(f"set server {BACKEND}/{slot} state {admission.value}")
+        for backend in BACKENDS:
+            await self._expect(f"set server {backend}/{slot} state {admission.value}")
 
     async def end_requests(self, slot: str) -> None:
         """End all that runs on the server. HAProxy repeats elsewhere what has got no byte of an answer."""
-        await self._expect(f"shutdown sessions server {BACKEND}/{slot}")
+        for backend in BACKENDS:
+            await self._expect(f"shutdown sessions server {backend}/{slot}")
 
     async def swap_map(self, map_path: str, lines: Sequence[str]) -> None:
         """Replace the whole map in one step: no request sees a mixture of two rings."""

@@ -28,6 +28,8 @@ from router.edge.answers import KEYED, NoHost, answer, own_answers
 from router.shards import SHARDS
 
 BACKEND: Final = "hosts"
+ANY_HOST: Final = "any-host"
+"""The same servers once more, for requests that need no owner: they go where the fewest connections are."""
 THREADS_MAX: Final = 4
 """HAProxy's threads: one answers tens of thousands of requests a second, so a large machine needn't give all."""
 
@@ -105,12 +107,20 @@ def shard_map(slot_of_shard: Iterable[str]) -> Iterable[str]:
 
 def render(settings: Settings, paths: Paths, servers: Iterable[Server] = ()) -> str:
     """haproxy.cfg. Its first line tells two configurations apart, whatever servers they were started with."""
-    fixed = "\n".join((_global(settings, paths), _defaults(settings), _frontend(settings, paths), _backend(settings)))
-    digest = blake2b(fixed.encode(), digest_size=8).hexdigest()
+    front = "\n".join((_global(settings, paths), _defaults(settings), _frontend(settings, paths), _ANY_HOST))
+    backend = _backend(settings)
+    digest = blake2b(f"{front}\n{backend}".encode(), digest_size=8).hexdigest()
     known = {server.slot: server for server in servers}
-    slots = (f"slot-{number}" for number in range(settings.ring.slots_max))
-    lines = [_server(slot, known.get(slot)) for slot in slots]
-    return "\n".join((f"# rehydra-edge {digest}", fixed, *lines, ""))
+    slots = [f"slot-{number}" for number in range(settings.ring.slots_max)]
+    owners = [_server(slot, known.get(slot)) for slot in slots]
+    followers = [_follower(slot, known.get(slot)) for slot in slots]
+    return "\n".join((f"# rehydra-edge {digest}", front, *followers, backend, *owners, ""))
+
+
+def _follower(slot: str, server: Server | None) -> str:
+    """The server of ``ANY_HOST``: checked once, as that of ``BACKEND``."""
+    address = "127.0.0.1:1" if server is None else _joined(server.address, server.port)
+    return f"    server {slot} {address} track {BACKEND}/{slot}{' disabled' if server is None else ''}"
 
 
 def _server(slot: str, server: Server | None) -> str:
@@ -215,6 +225,8 @@ frontend edge
 if !named METH_POST
     http-request set-var(txn.session) req.fhdr(x-rehydra-session) if !named METH_POST
     http-request set-var(txn.slot) var(txn.session),xxh32,mod({SHARDS}),map_str({paths.map}) if named
+    # Their clients bring all that there is of these conversations.
+    use_backend {ANY_HOST} if METH_POST {{ path /chat/sealed }}
     default_backend {BACKEND}"""
 
 
@@ -227,6 +239,14 @@ def _internal_pass(key: str) -> str:
     except ValueError as error:
         raise Misconfigured("edge.secret must be written in base64.") from error
     return hmac.digest(secret, b"rehydra internal", "sha256").hex()[:32]
+
+
+_ANY_HOST: Final = f"""
+backend {ANY_HOST}
+    # A host that died a moment ago has the fewest connections of all, so a retry may meet it again until a check has
+    # found it, which these servers learn from those that are checked.
+    balance leastconn
+    http-reuse always"""
 
 
 def _backend(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from actors.stores.keys import Keys
 from actors.stores.memory import MemoryStore
 from actors.stores.memory_membership import MemoryMembership
 from actors.stores.redis import RedisStore
+from actors.stores.redis_guard import RedisGuard
 from actors.stores.redis_membership import RedisMembership
 from actors.stores.redis_pipeline import Pipelines
 from tests.servers import leaked
@@ -169,6 +170,7 @@ class RedisLab:
         self.client: redis.Redis = redis.Redis.from_url(url)
         self._close: list[Callable[[], object]] = [self.client.close]
         self._stores: list[RedisStore] = []
+        self.guards: list[RedisGuard] = []
         self.stays_for_ever: set[str] = set()
         """Keys that the test itself has made permanent (``ttl_s`` 0)."""
 
@@ -242,6 +244,8 @@ class RedisLab:
     async def aclose(self) -> None:
         for store in self._stores:
             await store.aclose()
+        for guard in self.guards:
+            await guard.aclose()
         leaked = self.leaked()
         self.sweep()
         for close in self._close:

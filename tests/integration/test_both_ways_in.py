@@ -16,12 +16,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from loadtest.checker import check
 from loadtest.client import Answer, Client, Kind, Running, lines_of
 from loadtest.history import History
 from loadtest.stack import ROOT
+from tests.integration.test_kill_host_sealed import Talk
 from tests.servers import free_port
 
 START_S = 100.0
@@ -107,6 +109,15 @@ async def test_a_stream_says_its_turn_its_words_and_after_the_commit_that_it_is_
     assert answer.streamed == answer.reply
     (turn,) = await client.turns("stream")
     assert (turn["turn_id"], turn["reply"], turn["epoch"]) == (answer.turn_id, answer.reply, answer.epoch)
+
+
+async def test_a_conversation_that_its_client_keeps_goes_on_with_the_key_that_the_stack_has_made(way: WayIn) -> None:
+    async with aiohttp.ClientSession() as http:
+        talk = Talk(http, way.url, "kept")
+        for _ in range(4):
+            await talk.go_on()
+        # Nobody has asked for a guard here.
+        assert (await talk.replay())[0] == 200
 
 
 async def test_a_hundred_messages_at_once_are_a_hundred_turns_in_a_row(way: WayIn, tmp_path: Path) -> None:

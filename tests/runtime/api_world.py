@@ -10,7 +10,7 @@ import asyncio
 import base64
 import hmac
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,7 @@ from actors.peers import HttpPeers
 from actors.ports import Done, Passed, Requester, Residence
 from actors.settings import Settings
 from actors.stores.base import Turns
+from actors.stores.guard import Guard
 
 
 class Running:
@@ -74,6 +75,7 @@ class SmallHost:
     log: dict[str, list[Turn]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     takes_batches: bool = True
+    threads: None = None
     chats: list[tuple[TurnRequest, int]] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
     batches: list[tuple[SessionKey, list[TurnRequest], int]] = field(default_factory=list)
@@ -82,6 +84,7 @@ class SmallHost:
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether any request waits here now, or none does any more."""
     epoch: int = 7
+    clock_ms: int = 1_700_000_000_000
     committed: asyncio.Condition = field(default_factory=asyncio.Condition)
     states: dict[str, bytes] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
@@ -196,6 +199,15 @@ class SmallHost:
         turns = self.log[key.session_id]
         return Turns(tuple(turns[after : after + limit]), len(turns))
 
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def now_ms(self) -> int:
+        return self.clock_ms
+
     def stats(self) -> dict[str, Any]:
         return {"resident": len(self.log)}
 
@@ -206,6 +218,7 @@ class World:
 
     host: SmallHost
     settings: Settings
+    guard: Guard | None = None
     reasons: list[str] = field(default_factory=list)
     table: Table = field(default_factory=lambda: Table(0))
     address: str = ""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
 
-from actors import errors
-from actors.api_models import BEGINNING, CHATTING, DELETING, EVERYWHERE, READING, Problem
+from actors import errors, sealed_errors
+from actors.api_models import BEGINNING, CHATTING, DELETING, EVERYWHERE, READING, SEALING, Problem
 from actors.errors import NotReady, RehydraError
 from router.edge import answers as edge
 from tests.runtime.api_world import Raw, World, chat, request_bytes, serving, wire
 
 ERRORS: Final[dict[str, tuple[type[RehydraError], ...]]] = {
     "POST /chat": CHATTING,
+    "POST /chat/sealed": SEALING,
     "POST /sessions": BEGINNING,
     "GET /sessions/{session_id}": READING,
     "GET /sessions/{session_id}/turns": READING,
@@ -36,6 +38,7 @@ OF_NO_OPERATION = (
 
 DONE = {
     "POST /chat": {200},
+    "POST /chat/sealed": {200},
     "POST /sessions": {200, 201},
     "GET /sessions/{session_id}": {200, 304},
     "GET /sessions/{session_id}/turns": {200, 304},
@@ -49,13 +52,15 @@ EDGE_ONLY = {408, 502, 504}
 
 
 def tree(root: type[RehydraError] = RehydraError) -> set[type[RehydraError]]:
-    found = {root} if root.__module__ in (errors.__name__, edge.__name__) else set()
+    found = {root} if root.__module__ in (errors.__name__, edge.__name__, sealed_errors.__name__) else set()
     return found.union(*(tree(child) for child in root.__subclasses__()))
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with serving(http={"body_s": 0.2}, session={"message_bytes_max": 100, "body_bytes_max": 4_000}) as served:
+    session = {"message_bytes_max": 100, "body_bytes_max": 4_000}
+    sealed = {"keys": base64.b64encode(bytes(32)).decode(), "state_bytes_max": 2_000}
+    async with serving(http={"body_s": 0.2}, session=session, sealed=sealed) as served:
         await chat(served, {"message": "m", "session_id": "s"})
         yield served
 
@@ -85,7 +90,13 @@ async def test_every_status_in_the_document_is_answered_and_every_answer_is_in_t
             assert Problem.model_validate(answer.json).status == answer.status
     documented = set((await _documented(world))[operation])
     assert seen <= documented
-    of_hosts = {408, 504} if operation == "POST /chat" else {408} if operation.split()[0] == "POST" else set()
+    of_hosts = (
+        {408, 504}
+        if operation in ("POST /chat", "POST /chat/sealed")
+        else {408}
+        if operation.split()[0] == "POST"
+        else set()
+    )
     assert documented - seen == EDGE_ONLY - of_hosts
 
 
@@ -93,6 +104,8 @@ async def _answers(world: World, operation: str) -> AsyncIterator[Raw]:
     """One operation in every way that it can go."""
     method, path = operation.replace("{session_id}", "s").split()
     body = b'{"message": "m", "session_id": "s"}' if method == "POST" else None
+    if path == "/chat/sealed":
+        body = b'{"message": "m"}'
     yield await _ask(world, request_bytes(method, path, body, ("If-None-Match", '"0"')))
     yield await _ask(world, request_bytes(method, path, body, ("no header", "v")))
     yield await _ask(world, request_bytes(method, path, body, ("x", "v" * 70_000)))
@@ -132,6 +145,7 @@ def _break(world: World, error: type[Exception]) -> None:
 
     host: Any = world.host
     host.chat, host.read, host.delete, host.open = failing_later, failing_later, failing_later, failing_later
+    host.agent = failing_later
     host.stats = failing
     world.not_ready = failing_later  # type: ignore[method-assign]
     world.table = None  # type: ignore[assignment]

@@ -20,6 +20,7 @@ from actors.model import HostRef, Table, TurnRequest
 from actors.peers import HttpPeers
 from actors.ports import Requester
 from actors.settings import Settings
+from actors.stores.guard import Guard
 from actors.stores.memory import MemoryStore
 from tests.runtime.api_world import Raw, Wire, ask, chat, events, request_bytes, settings_with, wire
 from tests.runtime.api_world import World as Served
@@ -92,6 +93,7 @@ class Member:
         self, number: int, store: MemoryStore, ring: Ring, agent: Agent, tokens: Callable[[], str], settings: Settings
     ) -> None:
         self.settings = settings
+        self.guard: Guard | None = None
         self.table = Table(1)
         self.listener = Listener(Api(self), self.settings.http)
         self.peers = HttpPeers(self.settings)

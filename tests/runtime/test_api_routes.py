@@ -294,6 +294,7 @@ async def test_every_public_route_is_documented(world: World) -> None:
     operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
     assert operations == {
         "POST /chat",
+        "POST /chat/sealed",
         "POST /sessions",
         "GET /sessions/{session_id}",
         "DELETE /sessions/{session_id}",

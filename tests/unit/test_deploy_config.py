@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from actors.errors import Misconfigured
+from actors.sealed_keys import sealer_of
+from actors.settings import Settings
 from deploy import processes
 from deploy.app import require_safe_on
 from deploy.claim import PortClaim
@@ -216,6 +218,20 @@ def test_a_stack_keeps_away_from_the_cluster_that_the_user_works_with(
     env = environment_of(tmp_path)
     assert "RAY_ADDRESS" not in env
     assert Path(env["RAY_AUTH_TOKEN_PATH"]).read_text()
+
+
+def test_a_stack_has_a_key_for_sealed_conversations_that_stays_unless_the_user_has_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = environment_of(tmp_path)["REHYDRA_SEALED__KEYS"]
+    assert sealer_of(Settings.load({"sealed": {"keys": key}})) is not None
+    assert environment_of(tmp_path)["REHYDRA_SEALED__KEYS"] == key
+    assert stat.S_IMODE((tmp_path / "sealed-key").stat().st_mode) == 0o600
+    monkeypatch.setenv("REHYDRA_SEALED__KEYS_FILE", "/run/secrets/keys")
+    assert "REHYDRA_SEALED__KEYS" not in environment_of(tmp_path)
+    monkeypatch.delenv("REHYDRA_SEALED__KEYS_FILE")
+    monkeypatch.setenv("REHYDRA_SEALED__KEYS", "")
+    assert environment_of(tmp_path)["REHYDRA_SEALED__KEYS"] == "", "none wanted"
 
 
 def test_what_the_user_has_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from actors.errors import Misconfigured
 from actors.model import Member, Table
 from actors.settings import EdgeSettings, RingSettings, Settings
-from router.edge.admin import Admission, ServerState
+from router.edge.admin import Admin, Admission, ServerState
 from router.edge.config import Paths, Server, render, server_of, shard_map
 from router.edge.sync import change_of
 from router.ring import EMPTY, Ring
@@ -59,9 +62,55 @@ def test_the_servers_it_starts_with_make_no_other_configuration_but_the_settings
     second = render(SETTINGS, PATHS, [A]).split("\n", 1)
     assert first[0] == second[0]
     assert "server slot-0 10.0.0.1:80 port 9\n" in second[1]
-    assert second[1].count(" disabled\n") == 3
+    assert second[1].count(" port 1 disabled\n") == 3
     more = SETTINGS.model_copy(update={"ring": RingSettings(slots_max=5)})  # type: ignore[call-arg]
     assert render(more, PATHS).split("\n", 1)[0] != first[0]
+
+
+def section(text: str, backend: str) -> list[str]:
+    """The lines of one backend."""
+    return text.split(f"\nbackend {backend}\n")[1].split("\n\n")[0].splitlines()
+
+
+def test_sealed_requests_go_by_least_connections_to_servers_that_follow_the_checked_ones() -> None:
+    text = render(SETTINGS, PATHS, [A, Server("slot-3", "fd00::2", 80, 9)])
+    assert "use_backend any-host if METH_POST { path /chat/sealed }\n    default_backend hosts" in text
+    follower = section(text, "any-host")
+    assert "    balance leastconn" in follower
+    assert [line.strip() for line in follower if line.startswith("    server ")] == [
+        "server slot-0 10.0.0.1:80 track hosts/slot-0",
+        "server slot-1 127.0.0.1:1 track hosts/slot-1 disabled",
+        "server slot-2 127.0.0.1:1 track hosts/slot-2 disabled",
+        "server slot-3 [fd00::2]:80 track hosts/slot-3",
+    ]
+    assert "    balance roundrobin" in section(text, "hosts")
+
+
+async def test_both_backends_are_told_the_same_and_the_one_that_is_looked_at_last(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    async def haproxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.append((await reader.readline()).decode().strip())
+        writer.write(b"IP changed from 'a' to 'b'\n" if " addr " in told[-1] else b"\n")
+        writer.close()
+
+    path = str(tmp_path / "admin.sock")
+    async with await asyncio.start_unix_server(haproxy, path):
+        admin = Admin(path)
+        await admin.place("slot-1", "10.0.0.2", 80, 9)
+        await admin.admit("slot-1", Admission.DRAIN)
+        await admin.trust("slot-1")
+        await admin.end_requests("slot-1")
+    assert told == [
+        "set server any-host/slot-1 addr 10.0.0.2 port 80",
+        "set server hosts/slot-1 addr 10.0.0.2 port 80",
+        "set server hosts/slot-1 check-port 9",
+        "set server any-host/slot-1 state drain",
+        "set server hosts/slot-1 state drain",
+        "set server hosts/slot-1 health up",
+        "shutdown sessions server any-host/slot-1",
+        "shutdown sessions server hosts/slot-1",
+    ]
 
 
 def test_ipv6_addresses_are_written_in_brackets() -> None:

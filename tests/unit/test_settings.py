@@ -36,6 +36,11 @@ def line_of(name: str, shown: str) -> str:
         ({"session": {"ttl_s": 1e300}}, "session.ttl_s: Input should be less than or equal to"),
         ({"session": {"tombstone_s": 1e300}}, "session.tombstone_s: Input should be less than or equal to"),
         ({"edge": {"secret": "no base64!"}}, "edge.secret"),
+        ({"sealed": {"keys": "c2hvcnQ="}}, "Key 1 of sealed.keys isn't 32 bytes in base64"),
+        ({"sealed": {"keys": "c2hvcnQ=", "keys_file": "/k"}}, "both set"),
+        ({"sealed": {"keys_file": "/k", "state_bytes_max": 400_000}}, "must be below session.body_bytes_max"),
+        ({"sealed": {"schema_version_min": 2}}, "must not exceed sealed.schema_version"),
+        ({"sealed": {"guard": "store", "ttl_s": 0}}, "sealed.guard needs a sealed.ttl_s"),
     ],
 )
 def test_what_does_not_fit_together_is_one_line_that_names_it(groups: dict[str, Any], told: str) -> None:
