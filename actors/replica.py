@@ -33,7 +33,7 @@ from actors.logs import write_logs
 from actors.model import HostRef, HostState, Table, incarnation_of
 from actors.peers import HttpPeers
 from actors.ports import Placement
-from actors.settings import RingSettings, Settings
+from actors.settings import RingSettings, Settings, of_this_host
 from actors.stores import open_store, unfit_store
 
 log = logging.getLogger("rehydra.replica")
@@ -69,7 +69,9 @@ class HostLife:
     """Everything of one host. ``start`` it once and ``end`` it once, on the same event loop."""
 
     def __init__(self, settings: Settings, make_view: MakeView) -> None:
-        self.settings = settings
+        """Misconfigured if the environment's own weight makes no sense."""
+        # Here, because settings come from elsewhere, and this is where the host runs.
+        self.settings = settings = of_this_host(settings, os.environ)
         self.host: Host
         self.app: AsgiApp = Api(self)
         self._make_view = make_view

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from actors.api_headers import edge_secret
 from actors.errors import Misconfigured
-from actors.settings import Settings
+from actors.settings import HOST_WEIGHT, Settings, of_this_host
 from deploy.processes import MARK
 
 PREFIX: Final = "REHYDRA_"
@@ -30,14 +30,16 @@ def load(args: Mapping[str, Any] | None = None) -> Settings:
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         # Without its cause, which would show what was put in, passwords too, wherever somebody prints a traceback.
         raise Misconfigured(f"{where}: {said}{more}" if where else f"{said}{more}") from None
-    edge_secret(settings)  # Said here in one line, not by every host in a traceback.
+    # Said here in one line, not by every host in a traceback.
+    edge_secret(settings)
+    of_this_host(settings, os.environ)
     return settings
 
 
 def _require_known(names: Iterable[str]) -> None:
     """Misconfigured if a variable with our prefix names nothing: a typing error must not become a default."""
     groups = {name.upper(): field.annotation for name, field in Settings.model_fields.items()}
-    known = {f"{PREFIX}{group}" for group in groups}
+    known = {HOST_WEIGHT} | {f"{PREFIX}{group}" for group in groups}
     for group, kind in groups.items():
         known |= {f"{PREFIX}{group}__{name.upper()}" for name in getattr(kind, "model_fields", {})}
     for name in sorted(names):
