@@ -21,6 +21,7 @@ from typing import Any
 
 from loadtest.conversations import load as conversations
 from loadtest.lab.deployment import Deployment, NotSo
+from loadtest.lab.edges import several
 from loadtest.lab.experiment import AGENT, experiment
 from loadtest.lab.faults import Need
 from loadtest.lab.judge import commit
@@ -53,7 +54,7 @@ class Run:
     def stack(self) -> tuple[object, ...]:
         """Runs in which this is equal can share a stack."""
         scenario = self.scenario
-        return scenario.fsync, scenario.needs, scenario.nodes, tuple(sorted(scenario.settings.items()))
+        return scenario.fsync, scenario.needs, scenario.nodes, scenario.edges, tuple(sorted(scenario.settings.items()))
 
 
 def planned(arguments: argparse.Namespace) -> list[Run]:
@@ -102,8 +103,15 @@ async def _deployment(scenario: Scenario, port: int) -> AsyncIterator[Deployment
         if Need.STORE_LINK in scenario.needs:
             own = await up.enter_async_context(own_store(port + 2, port + 3, scenario.fsync))
         settings = scenario.settings | ({"REDIS_URL": own.url} if own else {})
-        stack = started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, scenario.nodes, settings)
-        yield Deployment(await up.enter_async_context(stack), scenario.hosts, own)
+        stack = await up.enter_async_context(
+            started(port, scenario.hosts, AGENT, scenario.fsync, port + 1, scenario.nodes, settings)
+        )
+        edges = None
+        if scenario.edges > 1:
+            # What deploy/up makes of the prefix: one for each stack, where the store isn't its own.
+            prefix = f"rehydra-{port}" if own else "rehydra"
+            edges = await up.enter_async_context(several(stack, scenario.edges, port + 4, prefix, settings))
+        yield Deployment(stack, scenario.hosts, own, edges)
 
 
 async def _one(run: Run, deployment: Deployment, talks: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -132,7 +140,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="the short one: under 90 s")
     parser.add_argument("--one-stack", action="store_true", help="runs in a row share a stack where they can")
     parser.add_argument("--conversations", type=Path, metavar="FILE", help="JSONL file of talks, which are then played")
-    parser.add_argument("--port", type=int, default=25_000, help="of its own deployment, which uses the next three too")
+    parser.add_argument(
+        "--port", type=int, default=25_000, help="of its own deployment, which uses the next ones, twelve at most, too"
+    )
     arguments = parser.parse_args(words)
     if arguments.seed is not None and arguments.seeds:
         parser.error("--seed and --seeds exclude each other")

@@ -8,7 +8,7 @@ import shutil
 import signal
 from asyncio.subprocess import PIPE
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +19,10 @@ from aiohttp import web
 from actors.errors import TooLarge
 from actors.settings import Settings
 from deploy.processes import leashed
+from loadtest.lab.edges import placed
 from router.edge.answers import NoHost
 from tests.servers import ServerMissing, free_port, in_ci
 
-CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "nginx.conf"
 START_S = 10.0
 
 pytestmark = pytest.mark.timeout(30)
@@ -74,23 +74,8 @@ class Front:
         self.port = free_port()
         self.http: aiohttp.ClientSession
         self._config = folder / "nginx.conf"
-        self._config.write_text(self._placed(folder))
+        self._config.write_text(placed(folder, self.port, [edge.port for edge in self.edges]))
         self._nginx: asyncio.subprocess.Process
-
-    def _placed(self, folder: Path) -> str:
-        """The file with addresses and folders of this machine, and nothing else changed."""
-        text = CONFIG.read_text().replace(" /tmp/", f" {folder}/")
-        ports = [edge.port for edge in self.edges]
-        for old, new in (
-            ("server edge-1:8000", f"server 127.0.0.1:{ports[0]}"),
-            ("server edge-2:8000", f"server 127.0.0.1:{ports[1]}"),
-            ("listen 8080;", f"listen 127.0.0.1:{self.port};"),
-            ("/dev/stdout", f"{folder}/access.log"),
-            ("/dev/stderr", f"{folder}/error.log"),
-        ):
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        return text
 
     async def __aenter__(self) -> Self:
         for edge in self.edges:
@@ -121,14 +106,15 @@ class Front:
         for edge in self.edges:
             await edge.end()
 
-    async def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
-        """Status, headers, and the JSON of the answer. ``X_Long`` is the header X-Long."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.http.request(method, path, data=body, headers=named) as response:
+    async def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, Any]:
+        """Status, headers, and the JSON of the answer."""
+        async with self.http.request(method, path, data=body, headers=headers) as response:
             return response.status, response.headers, await response.json(content_type=None)
 
     async def edge_of(self, session: str) -> str:
-        status, _, answer = await self.ask("POST", "/chat", b"{}", X_Session_Id=session)
+        status, _, answer = await self.ask("POST", "/chat", b"{}", {"X-Session-Id": session})
         assert status == 200, answer
         return str(answer["edge"])
 
@@ -185,7 +171,7 @@ async def test_what_an_edge_died_under_is_repeated_on_the_other_as_one_and_the_s
     owner = await front.owner("talk")
     owner.answer = dies
     headers = {"X-Session-Id": "talk"} | ({"Idempotency-Key": key} if key else {})
-    status, _, answer = await front.ask(method, path, b'{"message": "Hello"}', **headers)
+    status, _, answer = await front.ask(method, path, b'{"message": "Hello"}', headers)
     assert status == 200 and answer["edge"] != owner.name
     first, second = front.seen()
     assert await first.read() == await second.read() == b'{"message": "Hello"}'
@@ -196,7 +182,7 @@ async def test_what_an_edge_died_under_is_repeated_on_the_other_as_one_and_the_s
 
 async def test_two_messages_without_a_key_are_two_turns_and_a_read_has_none(front: Front) -> None:
     for _ in range(2):
-        await front.ask("POST", "/chat", b"{}", X_Session_Id="talk")
+        await front.ask("POST", "/chat", b"{}", {"X-Session-Id": "talk"})
     await front.ask("GET", "/sessions/talk")
     one, two, read = (request.headers.get("Idempotency-Key") for request in front.seen())
     assert one and two and one != two and read is None
@@ -209,8 +195,9 @@ async def test_what_an_edge_has_answered_is_passed_on_and_repeated_nowhere(front
 
     for edge in front.edges:
         edge.answer = refuses
+    named = {"X-Session-Id": "talk", "Idempotency-Key": "k"}
     for _ in range(3):
-        got, headers, answer = await front.ask("POST", "/chat", b"{}", X_Session_Id="talk", Idempotency_Key="k")
+        got, headers, answer = await front.ask("POST", "/chat", b"{}", named)
         assert (got, headers["Retry-After"], answer) == (status, "7", {"outcome": "not_done"})
     assert len(front.seen()) == 3, "no edge counts as gone because a host is full"
 
@@ -237,7 +224,7 @@ async def test_pieces_of_a_stream_arrive_as_they_are_sent(front: Front) -> None:
 
 async def test_an_edge_hears_who_the_client_is_and_nothing_that_the_client_says_of_it(front: Front) -> None:
     spoof = {"X-Forwarded-For": "10.9.9.9", "X-Forwarded-Proto": "gopher", "Connection": "upgrade", "Upgrade": "h2c"}
-    await front.ask("GET", "/ring", **spoof)
+    await front.ask("GET", "/ring", headers=spoof)
     (request,) = front.seen()
     assert request.headers.getall("X-Forwarded-For") == ["127.0.0.1"]
     assert request.headers["X-Forwarded-Proto"] == "http"
@@ -249,7 +236,7 @@ async def test_what_the_edge_takes_passes_and_what_is_far_over_is_refused_in_the
     settings = Settings()
     largest = b"x" * settings.session.body_bytes_max
     long = "h" * (settings.http.head_bytes_max - 1)
-    status, _, _ = await front.ask("POST", "/chat", largest + b"x", X_Long=long)
+    status, _, _ = await front.ask("POST", "/chat", largest + b"x", {"X-Long": long})
     (request,) = front.seen()
     assert status == 200 and await request.read() == largest + b"x" and request.headers["X-Long"] == long
     for body in (largest * 2, pieces(largest * 2)):
