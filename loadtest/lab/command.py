@@ -141,7 +141,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--one-stack", action="store_true", help="runs in a row share a stack where they can")
     parser.add_argument("--conversations", type=Path, metavar="FILE", help="JSONL file of talks, which are then played")
     parser.add_argument(
-        "--port", type=int, default=25_000, help="of its own deployment, which uses the next ones, twelve at most, too"
+        "--port", type=int, default=25_000, help="of its own deployment, which uses up to eleven after it too"
     )
     arguments = parser.parse_args(words)
     if arguments.seed is not None and arguments.seeds:

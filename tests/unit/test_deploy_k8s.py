@@ -5,6 +5,7 @@ No cluster runs here: nothing was applied.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
@@ -158,6 +159,7 @@ def test_a_pod_has_the_time_to_leave_in_good_order() -> None:
     """Its sessions are handed over within the drain's deadline, and nothing is killed before that is over."""
     (host,) = (template for name, template in pods() if name == "host")
     script = container(host)["lifecycle"]["preStop"]["exec"]["command"][-1]
+    assert subprocess.run(["bash", "-n", "-c", script], timeout=10, check=False).returncode == 0
     drains_s = int(script.split("--deadline-remaining-seconds ")[1].split()[0])
     waits_s = int(script.split("SECONDS + ")[1].split(")")[0])
     assert end_s(settings_of_the_application()) < drains_s < waits_s < host["spec"]["terminationGracePeriodSeconds"]
