@@ -12,7 +12,7 @@ map. The ring is a hint (I7): it decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -31,12 +31,15 @@ VNODES: Final = 1024
 _POSITION_OF_SHARD: Final = np.arange(SHARDS, dtype=np.uint64) << np.uint64(52)
 """Shards stand at equal distances on the circle of 2**64: a slot's share is then its arcs, without a second dice."""
 
-_SEED: Final = 3
-"""Of the points' hash; part of the ring's definition, so the same in all processes.
+_SEED: Final = 7_866
+_SEED_OF: Final = {VNODES: 3}
+"""Of the points' hash: by how many points a slot has, and else ``_SEED``. Part of the ring's definition, so the same in
+all processes.
 
-Slots have fixed names, so luck can be chosen once: of 360 seeds this one keeps the fullest of 2 to 16 equal slots
-within 5.5 % of the mean, and hosts of weight 3 among hosts of weight 1 (2 to 8 of them, in any order) within 6.5 % of
-three times their shards. Others reach 15 %.
+Slots have fixed names, so luck can be chosen once, for a number of points. Of 360 seeds the one for the default keeps
+the fullest of 2 to 16 equal slots within 5.5 % of the mean, and hosts of weight 3 among hosts of weight 1 (2 to 8 of
+them) within 6.5 % of three times their shards; others reach 15 %. 160 points were the default before: whoever sets
+``ring.vnodes`` to that has the very ring of then.
 """
 
 
@@ -110,16 +113,17 @@ def _compiled(weighted_slots: tuple[tuple[str, int], ...], vnodes: int) -> tuple
 def _distances(slot: str, weight: int, vnodes: int) -> NDArray[np.uint64]:
     """How far it is from each shard to the slot's first point beyond it, as in uhashring's own look-up; past the last
     point, once round to the first. 32 KiB for each slot."""
-    ring = HashRing({slot: weight}, vnodes=vnodes, hash_fn=_hash)
+    ring = HashRing({slot: weight}, vnodes=vnodes, hash_fn=_hash_for(vnodes))
     points = np.sort(np.array([point for point, _ in ring.get_points()], dtype=np.uint64))
     beyond = points[np.searchsorted(points, _POSITION_OF_SHARD, side="right") % len(points)]
     # One less than the distance, so that a whole round isn't none. Unsigned, so a round is a subtraction as well.
     return beyond - _POSITION_OF_SHARD - np.uint64(1)
 
 
-def _hash(key: object) -> int:
+def _hash_for(vnodes: int) -> Callable[[object], int]:
     """uhashring's keys: the names of points are hashed, positions of shards stand for themselves."""
-    return key if isinstance(key, int) else xxh64_intdigest(str(key).encode(), seed=_SEED)
+    seed = _SEED_OF.get(vnodes, _SEED)
+    return lambda key: key if isinstance(key, int) else xxh64_intdigest(str(key).encode(), seed=seed)
 
 
 EMPTY: Final = Ring(-1, (), ("",) * SHARDS, (None,) * SHARDS)

@@ -88,11 +88,12 @@ def test_processes_with_other_hash_seeds_have_the_same_ring() -> None:
     assert digest("1") == digest("4711") == here
 
 
-def test_the_compiled_table_is_uhashrings_own_answer() -> None:
+@pytest.mark.parametrize("vnodes", [1, 160, ring_module.VNODES])
+def test_the_compiled_table_is_uhashrings_own_answer(vnodes: int) -> None:
     slots = {0: 1, 1: 2, 2: 1, 9: 3}
-    ring = Ring.of(table_of(slots))
+    ring = Ring.of(table_of(slots), vnodes)
     nodes = {f"slot-{number}": weight for number, weight in slots.items()}
-    oracle = HashRing(nodes, vnodes=ring_module.VNODES, hash_fn=ring_module._hash)
+    oracle = HashRing(nodes, vnodes=vnodes, hash_fn=ring_module._hash_for(vnodes))
     assert list(ring.slot_of_shard) == [oracle.get_node(shard << 52) for shard in range(SHARDS)]
 
 
@@ -134,6 +135,11 @@ def test_shares_follow_the_weights(weights: dict[int, int]) -> None:
     total = sum(weights.values())
     for number, weight in weights.items():
         assert ring.shares()[f"slot-{number}"] == pytest.approx(SHARDS * weight / total, rel=0.2)
+
+
+def test_whoever_keeps_the_160_points_of_before_keeps_the_ring_of_before() -> None:
+    slots = Ring.of(table_of({0: 1, 1: 2, 5: 1}), vnodes=160).slot_of_shard
+    assert sha256(json.dumps(slots).encode()).hexdigest()[:16] == "d3da73f89d6afbb2"
 
 
 def test_owner_is_the_member_of_the_shards_slot() -> None:
