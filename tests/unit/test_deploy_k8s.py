@@ -17,6 +17,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from actors.errors import Misconfigured
 from actors.replica import end_s
 from actors.settings import Settings
 from deploy.config import load
@@ -66,7 +67,8 @@ def settings_of_the_application() -> Settings:
     return load(application["args"] | {"edge": application["args"]["edge"] | {"secret": "bXkgb3du"}})
 
 
-COMPONENTS = ("head", "host", "edge", "postgres", "redis")
+RUN_REHYDRA = ("head", "host", "edge")
+COMPONENTS = (*RUN_REHYDRA, "postgres", "redis")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -118,6 +120,17 @@ def test_there_is_a_pod_for_each_part_confined_pinned_and_asked_how_it_is() -> N
         assert found["image"] == "rehydra:0.1.0" or PINNED.fullmatch(found["image"]), name
         assert "readinessProbe" in found and "livenessProbe" in found, name
         assert found["resources"]["limits"]["memory"], name
+
+
+def test_kubernetes_tells_nobody_of_its_services_in_variables_that_would_be_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (service,) = (each for each in of_kind("Service") if each["metadata"]["name"] == "rehydra")
+    monkeypatch.setenv(f"{service['metadata']['name'].upper()}_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(Misconfigured, match="REHYDRA_SERVICE_HOST"):
+        load()
+    ours = {name: template["spec"]["enableServiceLinks"] for name, template in pods() if name in RUN_REHYDRA}
+    assert ours == dict.fromkeys(RUN_REHYDRA, False)
 
 
 def test_no_secret_stands_in_a_manifest() -> None:
