@@ -33,7 +33,7 @@ from actors.logs import write_logs
 from actors.model import HostRef, HostState, Table, incarnation_of
 from actors.peers import HttpPeers
 from actors.ports import Placement
-from actors.settings import RingSettings, Settings
+from actors.settings import RingSettings, Settings, of_this_host
 from actors.stores import open_guard, open_store, unfit_store
 from actors.stores.guard import Guard
 
@@ -70,7 +70,8 @@ class HostLife:
     """Everything of one host. ``start`` it once and ``end`` it once, on the same event loop."""
 
     def __init__(self, settings: Settings, make_view: MakeView) -> None:
-        self.settings = settings
+        """``settings`` are everybody's; Misconfigured if this environment's own weight is none."""
+        self.settings = settings = of_this_host(settings, os.environ)
         self.host: Host
         self.guard: Guard | None = None
         self.app: AsgiApp = Api(self)
@@ -79,8 +80,6 @@ class HostLife:
         self._ending: asyncio.Task[None] | None = None
         self._look: asyncio.Task[str] | None = None
         self._looked_at = 0.0
-
-    # --- begin ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the store, listen, beat, and wait a while for a place on the ring. Misconfigured says why not."""

@@ -2,7 +2,7 @@
 
 Read in one place: ``Settings.load(args)`` takes the Serve config's ``args``, then ``REHYDRA_<GROUP>__<NAME>`` from
 the environment (``REHYDRA_STORE__URL``), then the defaults below. Relations between settings are validated here, so
-that no module has to doubt its numbers.
+that no module has to doubt its numbers. One number may differ from host to host: its weight (``of_this_host``).
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from actors.errors import Misconfigured
+
 KEPT_S_MAX: Final = 1e9
 """Some thirty years, in seconds: more than that the store can't count in ms from now."""
 EDGE_SPARE_BYTES: Final = 16_384
 """HAProxy's buffer also takes what it adds to a request, and how it keeps one in memory."""
 
+HOST_WEIGHT: Final = "REHYDRA_HOST_WEIGHT"
+"""The weight of the hosts that run in this environment; ``ring.host_weight`` is that of all who have no such name."""
+WEIGHT_MAX: Final = 64
+"""A host has ``ring.vnodes`` points for each unit, and every host and edge computes them."""
 
 PUBLIC_SECRET: Final = "cmVoeWRyYS1kZXZlbG9wbWVudC1rZXk="
 """What ``edge.secret`` is until somebody sets one. Anybody can read it here, so it guards nothing."""
@@ -119,8 +125,14 @@ class SealedSettings(Group):
 
 class RingSettings(Group):
     slots_max: int = Field(64, gt=0, le=1024, description="Slots on the ring; hosts beyond it wait as spares.")
-    vnodes: int = Field(160, gt=0, description="Points per slot and unit of weight on the hash ring.")
-    host_weight: int = Field(1, gt=0, description="This host's share of the sessions relative to the others.")
+    vnodes: int = Field(1024, gt=0, description="Points per slot and unit of weight on the hash ring.")
+    host_weight: int = Field(
+        1,
+        gt=0,
+        le=WEIGHT_MAX,
+        description="A host's share of the sessions relative to the others', where its machine has no"
+        f" `{HOST_WEIGHT}` of its own.",
+    )
     beat_interval_s: float = Field(0.5, gt=0, description="Time between two beats of a host, seconds.")
     beat_ttl_s: float = Field(2.0, gt=0, description="A host whose beats were missed for this long is dead, seconds.")
     loop_stall_s: float = Field(30.0, gt=0, description="Beats stop when the event loop hasn't run for this long.")
@@ -243,6 +255,22 @@ class Settings(BaseSettings):
             raise ValueError("sealed.schema_version_min must not exceed sealed.schema_version.")
         if sealed.guard and not sealed.ttl_s:
             raise ValueError("sealed.guard needs a sealed.ttl_s: it remembers each conversation for as long.")
+
+
+def of_this_host(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """``settings`` as they are for a host in that environment: with its own weight, if that has one.
+
+    For hosts alone, where they run: all other settings are an application's, and the same everywhere. Misconfigured if
+    it isn't a whole number from 1 to ``WEIGHT_MAX``.
+    """
+    # In any letters' case, as all other names of settings.
+    text = next((value for name, value in environ.items() if name.upper() == HOST_WEIGHT), None)
+    if text is None:
+        return settings
+    weight = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= weight <= WEIGHT_MAX:
+        raise Misconfigured(f"{HOST_WEIGHT} must be a whole number from 1 to {WEIGHT_MAX}, not {text!r}.")
+    return settings.model_copy(update={"ring": settings.ring.model_copy(update={"host_weight": weight})})
 
 
 def is_loopback(address: str) -> bool:

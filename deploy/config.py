@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from actors.api_headers import edge_secret
 from actors.errors import Misconfigured
 from actors.sealed_keys import keys_in
-from actors.settings import Settings
+from actors.settings import HOST_WEIGHT, Settings, of_this_host
 from deploy.processes import MARK
 
 PREFIX: Final = "REHYDRA_"
@@ -34,13 +34,14 @@ def load(args: Mapping[str, Any] | None = None) -> Settings:
     # Said here in one line, not by every host in a traceback. A file of keys is where the hosts are, and read there.
     edge_secret(settings)
     keys_in(settings.sealed.keys.get_secret_value())
+    of_this_host(settings, os.environ)
     return settings
 
 
 def _require_known(names: Iterable[str]) -> None:
     """Misconfigured if a variable with our prefix names nothing: a typing error must not become a default."""
     groups = {name.upper(): field.annotation for name, field in Settings.model_fields.items()}
-    known = {f"{PREFIX}{group}" for group in groups}
+    known = {HOST_WEIGHT} | {f"{PREFIX}{group}" for group in groups}
     for group, kind in groups.items():
         known |= {f"{PREFIX}{group}__{name.upper()}" for name in getattr(kind, "model_fields", {})}
     for name in sorted(names):

@@ -1,6 +1,7 @@
 """``python -m deploy.settings``: every setting with its value, its unit, where it comes from, and its default.
 
-``--config FILE`` takes the ``args`` of a Serve config (deploy/serve.yaml) into account, which win over the environment.
+``--config FILE`` takes the ``args`` of a Serve config (deploy/serve.yaml) into account, which win over the environment,
+save over ``REHYDRA_HOST_WEIGHT``: what is shown is what a host would have here.
 ``--markdown`` prints the table of the README, which is made from nothing else.
 """
 
@@ -19,7 +20,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 from actors.errors import Misconfigured
-from actors.settings import Settings
+from actors.settings import HOST_WEIGHT, Settings, of_this_host
 from deploy.config import load
 
 _PASSWORD = re.compile(r"://([^:/@]*):[^@/]*@")
@@ -51,7 +52,9 @@ def listing(settings: Settings, args: Mapping[str, Any] | None = None) -> str:
     lines = []
     for name, variable, value, default, text in rows(settings):
         group, _, setting = name.partition(".")
-        if setting in (args or {}).get(group, {}):
+        if name == "ring.host_weight" and HOST_WEIGHT in os.environ:
+            source = f"{HOST_WEIGHT}; "
+        elif setting in (args or {}).get(group, {}):
             source = "args; "
         elif variable in os.environ:
             source = f"{variable}; "
@@ -108,7 +111,7 @@ def main(arguments: list[str]) -> int:
     except Misconfigured as error:
         print(f"deploy.settings: {error.detail}", file=sys.stderr)
         return 2
-    print(markdown(settings) if options.markdown else listing(settings, args), end="")
+    print(markdown(settings) if options.markdown else listing(of_this_host(settings, os.environ), args), end="")
     return 0
 
 

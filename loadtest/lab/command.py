@@ -21,12 +21,13 @@ from typing import Any
 
 from loadtest.conversations import load as conversations
 from loadtest.lab.deployment import Deployment, NotSo
+from loadtest.lab.edges import several
 from loadtest.lab.experiment import AGENT, experiment
 from loadtest.lab.faults import Need
 from loadtest.lab.judge import commit
 from loadtest.lab.own_store import own_store
 from loadtest.lab.scenario import Scenario, names, read
-from loadtest.lab.stores import STORES
+from loadtest.lab.stores import STORES, Store
 from loadtest.lab.summary import summary, table
 from loadtest.stack import NotUp, started
 
@@ -55,7 +56,8 @@ class Run:
     def stack(self) -> tuple[object, ...]:
         """Runs in which this is equal can share a stack."""
         scenario = self.scenario
-        return self.store, scenario.fsync, scenario.needs, scenario.nodes, tuple(sorted(scenario.settings.items()))
+        settings = tuple(sorted(scenario.settings.items()))
+        return self.store, scenario.fsync, scenario.needs, scenario.nodes, scenario.edges, settings
 
 
 def planned(arguments: argparse.Namespace) -> list[Run]:
@@ -110,10 +112,17 @@ async def _deployment(run: Run, port: int) -> AsyncIterator[Deployment]:
         if Need.STORE_LINK in scenario.needs:
             own = await up.enter_async_context(own_store(run.store, port + 2, port + 3, scenario.fsync))
         settings = scenario.settings | dict(own.settings if own else {})
-        stack = started(
-            *(port, scenario.hosts, AGENT, scenario.fsync, port + 1, scenario.nodes, settings), store=run.store
+        stack = await up.enter_async_context(
+            started(*(port, scenario.hosts, AGENT, scenario.fsync, port + 1, scenario.nodes, settings), store=run.store)
         )
-        yield Deployment(await up.enter_async_context(stack), scenario.hosts, own)
+        edges = None
+        if scenario.edges > 1:
+            # What deploy/up makes of the prefix: one for each stack, where the store isn't its own.
+            prefix = settings.get("REHYDRA_STORE__PREFIX", f"rehydra-{port}" if own else "rehydra")
+            url = own.url if own else Store(stack.store, stack.store_url, stack.folder).private_url()
+            store = {"REHYDRA_STORE__URL": url, "REHYDRA_STORE__PREFIX": prefix}
+            edges = await up.enter_async_context(several(stack, scenario.edges, port + 4, settings | store))
+        yield Deployment(stack, scenario.hosts, own, edges)
 
 
 async def _one(run: Run, deployment: Deployment, talks: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -143,7 +152,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="the short one: under 90 s")
     parser.add_argument("--one-stack", action="store_true", help="runs in a row share a stack where they can")
     parser.add_argument("--conversations", type=Path, metavar="FILE", help="JSONL file of talks, which are then played")
-    parser.add_argument("--port", type=int, default=25_000, help="of its own deployment, which uses the next three too")
+    parser.add_argument(
+        "--port", type=int, default=25_000, help="of its own deployment, which uses up to eleven after it too"
+    )
     arguments = parser.parse_args(words)
     if arguments.seed is not None and arguments.seeds:
         parser.error("--seed and --seeds exclude each other")

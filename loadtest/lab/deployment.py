@@ -19,6 +19,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from loadtest.client import Client, Unreadable
+from loadtest.lab.edges import Edges
 from loadtest.lab.own_store import OwnStore
 from loadtest.lab.stores import Store
 from loadtest.processes import listener_pid, signal_family
@@ -61,9 +62,12 @@ class Snapshot:
 class Deployment:
     """One stack under experiment. ``hosts``: how many there should be just now."""
 
-    def __init__(self, stack: Stack, hosts: int, own_store: OwnStore | None = None) -> None:
-        """``own_store``: what the hosts were told to use, in the place of the stack's own store."""
+    def __init__(self, stack: Stack, hosts: int, own_store: OwnStore | None = None, edges: Edges | None = None) -> None:
+        """``own_store``: what the hosts were told to use, in the place of the stack's own store. ``edges``: by which
+        clients come, in the place of the stack's own alone."""
         self.stack = stack
+        self.edges = edges
+        self.url = edges.url if edges else stack.url
         self.hosts = hosts
         self.own_store = own_store
         self.store = Store(stack.store, own_store.server_url if own_store else stack.store_url, stack.folder)

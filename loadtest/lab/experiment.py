@@ -53,8 +53,8 @@ async def experiment(
     sessions = {op.session for op in ops}
     if any(KINDS[name].may_lose for name in scenario.kinds):
         histories.append(out / "last.jsonl")
-        await last_word(deployment.stack.url, sessions, histories[-1])
-    course.trouble += await read_back(deployment.stack.url, sessions, histories[1])
+        await last_word(deployment.url, sessions, histories[-1])
+    course.trouble += await read_back(deployment.url, sessions, histories[1])
     maps = analysis.Maps(deployment.snapshots)
     analysis.count_traffic(course.faults, ops, maps)
     checked, store = check(histories), deployment.store.name
@@ -78,7 +78,7 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def _under_load(deployment: Deployment, scenario: Scenario, out: Path, talks: Sequence[Sequence[str]]) -> Course:
-    async with talking(deployment.stack.url, scenario, out, talks) as talk:
+    async with talking(deployment.url, scenario, out, talks) as talk:
         progress = Progress(out / "users.jsonl", deployment, talk.begun, scenario.for_s)
         nemesis = Nemesis(deployment, scenario, talk.begun, progress)
         course = Course(talk.begun, nemesis.done)

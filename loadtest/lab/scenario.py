@@ -63,6 +63,7 @@ class Scenario(Strict):
     about: str
     hosts: int = Field(default=3, ge=1, le=64)
     nodes: int = Field(default=0, ge=0, le=16, description="Ray nodes that the hosts have to themselves")
+    edges: int = Field(default=1, ge=1, le=8, description="with several, clients come by nginx before them")
     settings: dict[str, str] = Field(default_factory=dict, description="Rehydra's, by their names in the environment")
     for_s: float = Field(gt=0, le=3600)
     fsync: str = Field(default="always", pattern="^(always|everysec)$")
@@ -76,6 +77,8 @@ class Scenario(Strict):
     def _faults_fall_into_the_load(self) -> Self:
         if late := [fault.at_s for fault in self.faults if fault.at_s >= self.for_s]:
             raise ValueError(f"faults at {late} s come after the load has ended ({self.for_s} s)")
+        if self.edges < 2 and Need.SEVERAL_EDGES in self.needs:
+            raise ValueError("who kills one of several edges needs `edges: 2` at least")
         return self
 
     def on(self, store: str) -> Self:

@@ -43,6 +43,10 @@ class Store:
         """As long as the block lasts, who holds what can be asked as often as need be."""
         return _HOLDERS[self.name](self)
 
+    def private_url(self) -> str:
+        """As hosts and edges are told it. OSError as ``postgres_url``."""
+        return self.url if self.name == "redis" else self.postgres_url()
+
     def postgres_url(self) -> str:
         """With user and password. OSError if the server is neither the deployment's own nor the experiment's."""
         if "@" in self.url:

@@ -132,11 +132,14 @@ class Deployment:
             self.server.stop()
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
-    async def start_host(self) -> HostProcess:
-        """One more host; returns when it serves. NotStarted if it ends instead."""
+    async def start_host(self, **environment: str) -> HostProcess:
+        """One more host, with that in its environment; returns when it serves. NotStarted if it ends instead."""
         command = [sys.executable, "-m", "deploy.host", json.dumps(self._args)]
         process = await asyncio.create_subprocess_exec(
-            *leashed(command, signal.SIGKILL), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+            *leashed(command, signal.SIGKILL),
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=asyncio.subprocess.PIPE,
         )
         try:
             async with asyncio.timeout(START_S):

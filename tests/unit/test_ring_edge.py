@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from router.edge.admin import Admin, Admission, ServerState
 from router.edge.config import Paths, Server, render, server_of, shard_map
 from router.edge.sync import change_of
 from router.ring import EMPTY, Ring
+from router.shards import SHARDS, shard_of
 
 PATHS = Paths.of("/tmp/rehydra-edge-test")
 SETTINGS = Settings(ring=RingSettings(slots_max=4))  # type: ignore[call-arg]
@@ -139,3 +141,15 @@ def test_the_map_names_every_shard_of_a_ring_and_none_of_an_empty_one() -> None:
     assert list(shard_map(ring.slot_of_shard))[:2] == ["0 slot-2", "1 slot-2"]
     assert len(list(shard_map(ring.slot_of_shard))) == 4096
     assert list(shard_map(EMPTY.slot_of_shard)) == []
+
+
+def test_haproxys_map_gives_a_host_of_weight_3_the_shards_that_the_hosts_give_it() -> None:
+    weights = {"slot-0": 1, "slot-1": 3, "slot-2": 1}
+    members = {slot: Member(slot, f"i-{slot}", f"{slot}:1", 2, weight) for slot, weight in weights.items()}
+    ring = Ring.of(Table(1, members))
+    told = dict(line.split() for line in shard_map(ring.slot_of_shard))
+    for number in range(1_000):
+        owner = ring.owner(f"talk-{number}")
+        assert owner is not None and told[str(shard_of(f"talk-{number}"))] == owner.slot
+    assert Counter(told.values()) == ring.shares()
+    assert ring.shares()["slot-1"] == pytest.approx(3 / 5 * SHARDS, rel=0.1)

@@ -46,6 +46,7 @@ def test_the_short_ones_are_short_and_have_a_fault(name: str) -> None:
         {"faults": [{"at_s": 11, "do": "kill_host"}]},
         {"faults": [{"at_s": 1, "do": "scale"}]},
         {"faults": [{"at_s": 1, "do": "kill_host", "hosts": 2}]},
+        {"faults": [{"at_s": 1, "do": "kill_edge_of_several"}]},
         {"chance": {"every_s": [1, 2], "among": ["kill_hots"]}},
         {"chance": {"every_s": [1, 2], "among": ["scale"], "hosts": [3, 3]}},
     ],
@@ -63,6 +64,7 @@ def test_a_load_has_limits() -> None:
 def test_a_scenario_knows_what_its_faults_need_of_the_stack() -> None:
     assert read("cut_off_host").needs == read("everything").needs == {Need.STORE_LINK}
     assert read("kill_host").needs == frozenset()
+    assert read("several_edges").needs == {Need.SEVERAL_EDGES} and read("several_edges").edges > 1
 
 
 def test_what_makes_no_sense_on_a_store_is_refused_in_one_line_before_anything_starts(

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.serve.request_router import RequestRouter
 
+from actors.model import Member, Table
 from router.ring import Ring
 from router.serve_adapter import RingRouter, table_of
 
@@ -18,14 +19,14 @@ def metadata(name: str, slot: str, ring_version: int = 7, weight: int = 1) -> di
     }  # fmt: skip
 
 
-def replica(name: str, slot: str) -> Any:
-    return SimpleNamespace(replica_metadata=metadata(name, slot), name=name)
+def replica(name: str, slot: str, weight: int = 1) -> Any:
+    return SimpleNamespace(replica_metadata=metadata(name, slot, weight=weight), name=name)
 
 
 def router_of(monkeypatch: Any, *replicas: Any) -> RingRouter:
     monkeypatch.setattr(RequestRouter, "update_replicas", lambda self, replicas: None)
     router = RingRouter.__new__(RingRouter)
-    router.initialize_state(vnodes=160)
+    router.initialize_state()
     router.update_replicas(list(replicas))
     return router
 
@@ -48,6 +49,18 @@ def test_the_owner_comes_first_and_is_the_one_that_the_hosts_ring_names(monkeypa
         owner = ring.owner(f"talk-{number}")
         assert owner is not None and first == [owner.incarnation]
         assert sorted(first + others) == ["a", "b", "c"]
+
+
+def test_a_host_of_weight_3_gets_the_sessions_that_the_hosts_ring_gives_it(monkeypatch: Any) -> None:
+    replicas = [replica("a", "slot-0"), replica("b", "slot-1", weight=3), replica("c", "slot-2")]
+    router = router_of(monkeypatch, *replicas)
+    weights = {"a": 1, "b": 3, "c": 1}
+    members = [Member(f"slot-{n}", name, f"{name}:80", 0, weights[name]) for n, name in enumerate(weights)]
+    ring = Ring.of(Table(7, {member.slot: member for member in members}))
+    owners = [ring.owner(f"talk-{number}") for number in range(200)]
+    first = [ranks(router, replicas, request(f"talk-{number}"))[0] for number in range(200)]
+    assert first == [[owner.incarnation] for owner in owners if owner is not None]
+    assert first.count(["b"]) > 100
 
 
 def test_whoever_names_no_session_may_go_anywhere(monkeypatch: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.errors import Misconfigured
-from actors.settings import Settings
+from actors.replica import HostLife
+from actors.settings import Settings, of_this_host
 from deploy.config import load
 from deploy.settings import listing, main
+from router.routing import HostView
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +44,7 @@ def line_of(name: str, shown: str) -> str:
         ({"sealed": {"keys_file": "/k", "state_bytes_max": 400_000}}, "must be below session.body_bytes_max"),
         ({"sealed": {"schema_version_min": 2}}, "must not exceed sealed.schema_version"),
         ({"sealed": {"guard": "store", "ttl_s": 0}}, "sealed.guard needs a sealed.ttl_s"),
+        ({"ring": {"host_weight": 65}}, "ring.host_weight: Input should be less than or equal to 64"),
     ],
 )
 def test_what_does_not_fit_together_is_one_line_that_names_it(groups: dict[str, Any], told: str) -> None:
@@ -55,6 +59,7 @@ def test_what_does_not_fit_together_is_one_line_that_names_it(groups: dict[str, 
     [
         ("REHYDRA_SESSION_IDLE_S", "names no setting; REHYDRA_SESSION__IDLE_S does."),
         ("REHYDRA_SESSION__IDLES", "names no setting; REHYDRA_SESSION__IDLE_S does."),
+        ("REHYDRA_HOSTS_WEIGHT", "names no setting; REHYDRA_HOST_WEIGHT does."),
         ("REHYDRA_QQQQ", "REHYDRA_QQQQ in the environment names no setting"),
     ],
 )
@@ -104,3 +109,27 @@ def test_what_is_no_serve_config_is_one_line_and_exit_code_2(
     assert main(["--config", str(config)]) == 2
     told = capsys.readouterr().err
     assert told.startswith("deploy.settings: ") and told.count("\n") == 1
+
+
+def test_a_host_has_the_weight_that_its_own_environment_names_and_else_that_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REHYDRA_RING__HOST_WEIGHT", "2")
+    settings = load()
+    assert HostLife(settings, HostView).settings.ring.host_weight == 2
+    monkeypatch.setenv("REHYDRA_HOST_WEIGHT", "3")
+    # Settings are read where the application is built, and travel: that machine's weight isn't the others'.
+    assert load() == settings
+    assert HostLife(settings, HostView).settings.ring.host_weight == 3
+    assert "ring.host_weight = 3" in listing(of_this_host(settings, os.environ))
+    assert "(REHYDRA_HOST_WEIGHT; default 1)" in line_of("ring.host_weight", listing(settings))
+
+
+@pytest.mark.parametrize("text", ["", "0", "65", "-1", "1.5", "three", "²"])
+def test_a_weight_that_is_none_is_one_line_that_names_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("rehydra_host_weight", text)
+    told = r"^REHYDRA_HOST_WEIGHT must be a whole number from 1 to 64"
+    with pytest.raises(Misconfigured, match=told):
+        load()
+    with pytest.raises(Misconfigured, match=told):
+        of_this_host(Settings(), os.environ)

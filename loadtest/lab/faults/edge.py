@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from loadtest.lab.deployment import NotSo, until
-from loadtest.lab.faults.kinds import EVERYBODY, Done, Fault, Ground, kind
+from loadtest.lab.faults.kinds import EVERYBODY, Done, Fault, Ground, Need, kind
 from loadtest.processes import alive
 
 BACK_S = 60.0
@@ -32,6 +32,25 @@ async def kill_controller(ground: Ground, fault: Fault, done: Done) -> None:
 async def kill_haproxy(ground: Ground, fault: Fault, done: Done) -> None:
     """Every connection of a client breaks, and new ones are refused until the Edge has started it again."""
     await _kill_and_replace(ground, done, ground.deployment.edge_pid)
+
+
+@kind(needs=frozenset({Need.SEVERAL_EDGES}))
+async def kill_edge_of_several(ground: Ground, fault: Fault, done: Done) -> None:
+    """SIGKILL of an edge and its HAProxy at one moment, as if its machine had gone: what ran on it is repeated by nginx
+    on another one, and nobody sees it. Over when there is an edge again."""
+    deployment, edges = ground.deployment, ground.deployment.edges
+    assert edges is not None
+    port = ground.random.choice(edges.ports)
+    victims = edges.processes(port)
+    done.pid, done.slot = victims[0], EVERYBODY
+    if len(victims) < 2:
+        raise NotSo(f"there is no edge at port {port}")
+    await deployment.until_busy(EVERYBODY)
+    done.at = min([deployment.signal(pid, signal.SIGKILL) for pid in victims])
+    await until(lambda: not any(map(alive, victims)), BACK_S, f"processes {victims} live")
+    await edges.start(port)
+    done.effect_s = round(time.monotonic() - done.at, 2)
+    done.seen = f"the edge at port {port} was gone, and there again after {done.effect_s} s"
 
 
 async def _kill_and_replace(ground: Ground, done: Done, pid: Callable[[], int]) -> None:

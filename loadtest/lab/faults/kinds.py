@@ -32,6 +32,8 @@ class Need(StrEnum):
 
     STORE_LINK = "store_link"
     """Hosts reach their store through a proxy of the experiment's own."""
+    SEVERAL_EDGES = "several_edges"
+    """Clients come by nginx, which has other edges to go by than the stack's own."""
 
 
 class Strict(BaseModel):
