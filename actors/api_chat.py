@@ -88,7 +88,7 @@ class ChatRoute:
         try:
             headers = picked(scope["headers"], self._pass)
             hops = self._reader.hops(headers)
-            body = await self._reader.body(headers, receive)
+            body = await self._reader.body(headers, scope, receive)
             request, stream = self._reader.request(headers, body)
             if headers.get(b"if-match") == ANY_TURN:
                 await self._must_exist(request.key)
@@ -99,7 +99,7 @@ class ChatRoute:
             return
         served_by = self._served_by()
         try:
-            async with ClientWatch(receive):
+            async with ClientWatch(scope, receive):
                 if stream:
                     await self._stream(request, hops, served_by, send)
                 else:
