@@ -86,7 +86,7 @@ class Api:
             await send_answer(send, problem_answer(MethodNotAllowed(f"{path} takes POST."), (b"allow", b"POST")))
             return
         body_s = self._service.settings.http.body_s
-        body = await read_body(receive, headers.get(b"content-length"), self._batch_bytes_max, body_s)
+        body = await read_body(scope, receive, headers.get(b"content-length"), self._batch_bytes_max, body_s)
         await take(parsed(body))
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})

@@ -51,7 +51,7 @@ def add_begin(app: FastAPI, service: Service) -> None:
         idempotency_key: Key = None,
     ) -> Response:
         """Make a session before its first message, which isn't necessary: that would make it too."""
-        key = await reader.begun(picked(request.headers.raw, reader.right_pass), request.receive)
+        key = await reader.begun(picked(request.headers.raw, reader.right_pass), request.scope, request.receive)
         page, new = await service.host.open(key)
         where = (b"location", f"/sessions/{key.session_id}".encode())
         view = session_view(key.session_id, page)

@@ -36,7 +36,7 @@ class ChatRoute:
         try:
             headers = picked(scope["headers"], self._pass)
             hops = self._reader.hops(headers)
-            body = await self._reader.body(headers, receive)
+            body = await self._reader.body(headers, scope, receive)
             request, stream = self._reader.request(headers, body)
             if headers.get(b"if-match") == ANY_TURN:
                 await self._must_exist(request.key)
@@ -49,7 +49,7 @@ class ChatRoute:
         async def tell(requester: Client) -> None:
             await self._service.host.chat(request, requester, hops)
 
-        await self._telling.answer(tell, request.key.session_id, request.turn_id, stream, receive, send)
+        await self._telling.answer(tell, request.key.session_id, request.turn_id, stream, scope, receive, send)
 
     async def _must_exist(self, key: SessionKey) -> None:
         """``If-Match: *``. A session that has a turn keeps it until it is deleted or expires, so no race can undo the

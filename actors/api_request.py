@@ -22,7 +22,7 @@ from actors.api_headers import (
     session_id_checked,
     wants_stream,
 )
-from actors.asgi import Receive, read_body
+from actors.asgi import Receive, Scope, read_body
 from actors.errors import BadRequest, BodyTooSlow, EncodingUnsupported, Misdirected, Outcome, TooLarge
 from actors.model import SessionKey, TurnRequest, fingerprint_of
 from actors.service import Service
@@ -52,9 +52,9 @@ class RequestReader:
         self._secret = edge_secret(settings)
         self.right_pass = internal_pass(self._secret)
 
-    async def begun(self, headers: dict[bytes, str], receive: Receive) -> SessionKey:
+    async def begun(self, headers: dict[bytes, str], scope: Scope, receive: Receive) -> SessionKey:
         """The session that ``POST /sessions`` asks for; its body may be missing."""
-        body = await self.body(headers, receive)
+        body = await self.body(headers, scope, receive)
         document = parsed(body) if body else {}
         _, hashed = self.turn_id(headers)
         return SessionKey(self.session_id(headers, document.get("session_id"), hashed), self._tenant)
@@ -72,11 +72,12 @@ class RequestReader:
         told = headers.get(b"x-rehydra-ring") if b"x-rehydra-to" in headers else None
         return -1 if told is None else _number(told, "x-rehydra-ring", 16)
 
-    async def body(self, headers: dict[bytes, str], receive: Receive) -> bytes:
+    async def body(self, headers: dict[bytes, str], scope: Scope, receive: Receive) -> bytes:
         if headers.get(b"content-encoding", "identity").lower() not in ("identity", ""):
             raise EncodingUnsupported("Send the JSON as it is, without Content-Encoding.")
         try:
-            return await read_body(receive, headers.get(b"content-length"), self._body_bytes_max, self._body_s)
+            declared = headers.get(b"content-length")
+            return await read_body(scope, receive, declared, self._body_bytes_max, self._body_s)
         except BodyTooSlow as error:
             if b"idempotency-key" in headers or b"x-rehydra-turn" in headers:
                 # This request did nothing; an earlier one under its key may have.

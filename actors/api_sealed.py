@@ -35,7 +35,7 @@ class SealedRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             headers = picked(scope["headers"], self._reader.right_pass)
-            body = await self._reader.body(headers, receive)
+            body = await self._reader.body(headers, scope, receive)
             if (turns := self._turns) is None:
                 raise SealedOff("Set sealed.keys or sealed.keys_file, the same for all hosts.")
             asked, stream = await self._asked(turns, headers, body)
@@ -53,7 +53,7 @@ class SealedRoute:
             await requester.finish(turns.weakened(end) if isinstance(end, RehydraError) else end)
 
         request = asked.request
-        await self._telling.answer(tell, request.key.session_id, request.turn_id, stream, receive, send)
+        await self._telling.answer(tell, request.key.session_id, request.turn_id, stream, scope, receive, send)
 
     async def _asked(self, turns: SealedTurns, headers: dict[bytes, str], body: bytes) -> tuple[SealedRequest, bool]:
         """The turn that is asked for, and whether as a stream."""

@@ -1,7 +1,8 @@
 """Answering one request for a turn, whole or as a stream, until it is answered or its client has gone.
 
-What runs at the same time: the request's own task, which tells the answer; of a stream, its writer; and a watcher that
-notices a client's going. Whoever computes the answer knows nothing of these: it gets a requester, and ends it once.
+What runs at the same time: the request's own task, which tells the answer; of a stream, its writer; and behind another
+listener than the host's own, a watcher that notices a client's going. Whoever computes the answer knows nothing of
+these: it gets a requester, and ends it once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from actors.api_answers import Answer, Headers, done_answer, host_header, problem_answer, slot_header
-from actors.asgi import ClientGone, ClientWatch, Receive, Send, send_answer
+from actors.asgi import ClientGone, ClientWatch, Receive, Scope, Send, send_answer
 from actors.errors import RehydraError
 from actors.ports import Done, Residence
 from actors.ports import Final as FinalAnswer
@@ -75,13 +76,13 @@ class Telling:
         self._served_by_slot: dict[str, Headers] = {}
 
     async def answer(
-        self, tell: Tell, session_id: str, turn_id: str, stream: bool, receive: Receive, send: Send
+        self, tell: Tell, session_id: str, turn_id: str, stream: bool, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """One answer, whatever goes wrong, as long as somebody is there to take it."""
         served_by = self._served_by()
         where = {"session": session_id, "turn_id": turn_id}
         try:
-            async with ClientWatch(receive):
+            async with ClientWatch(scope, receive):
                 if stream:
                     # The slot alone: a stream that one host begins another may end, and its head has left by then.
                     requester = StreamRequester(send, session_id, served_by[0], self._ping_s, self._body_s)

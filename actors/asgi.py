@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from actors.api_answers import Answer
 from actors.errors import BodyTooSlow, TooLarge
@@ -20,6 +20,11 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BODY: Final = "rehydra.body"
+"""In a scope of the host's own listener: the request's whole body, if it was there together with the head."""
+LEAVING: Final = "rehydra.leaving"
+"""In such a scope: the :class:`Leaving` of its connection."""
 
 _LENGTH: Final = re.compile("[0-9]{1,18}")
 WATCH_AFTER_S: Final = 0.05
@@ -36,13 +41,25 @@ async def send_answer(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def read_body(receive: Receive, declared: str | None, bytes_max: int, body_s: float) -> bytes:
+class Leaving(Protocol):
+    """Knows at once that a client has gone. ``tell`` is called then, once. A connection has one request at a time."""
+
+    tell: Callable[[], object] | None
+
+    @property
+    def has_left(self) -> bool: ...
+
+
+async def read_body(scope: Scope, receive: Receive, declared: str | None, bytes_max: int, body_s: float) -> bytes:
     """The request's body. ``declared`` is its Content-Length, if it has one.
 
     TooLarge as soon as it is known to be over ``bytes_max``, BodyTooSlow after ``body_s``, ClientGone.
     """
     if declared is not None and not (_LENGTH.fullmatch(declared) and int(declared) <= bytes_max):
         raise TooLarge(f"The body has {declared} bytes; {bytes_max} are allowed.")
+    whole: bytes | None = scope.get(BODY)
+    if whole is not None and len(whole) <= bytes_max:
+        return whole
     try:
         async with asyncio.timeout(body_s):
             message = await receive()
@@ -70,38 +87,52 @@ async def _read_on(receive: Receive, first: bytes, more: bool, bytes_max: int) -
 
 
 class ClientWatch:
-    """``async with ClientWatch(receive):`` the block is cancelled, and ClientGone raised, once the client leaves.
+    """``async with ClientWatch(scope, receive):`` cancels the block, and raises ClientGone, when the client leaves.
 
-    The watcher starts late, because most answers are quicker than a task is worth. Only after the body has been read:
-    two readers of one connection would take each other's messages.
+    The host's own listener says so. Elsewhere (Serve's proxy) somebody has to wait for it: that watcher starts late,
+    because most answers are quicker than a task is worth. Only after the body has been read: two readers of one
+    connection would take each other's messages.
     """
 
-    __slots__ = ("_gone", "_receive", "_task", "_timer", "_watcher")
+    __slots__ = ("_gone", "_leaving", "_receive", "_task", "_timer", "_watcher")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._leaving: Leaving | None = scope.get(LEAVING)
         self._receive = receive
         self._gone = False
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None, "a client is watched from within a task"
         self._task: asyncio.Task[Any] = task
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start)
+        if self._leaving is None:
+            self._timer = task.get_loop().call_later(WATCH_AFTER_S, self._start)
+        elif self._leaving.has_left:
+            raise ClientGone
+        else:
+            self._leaving.tell = self._left
 
     def _start(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._watcher = self._task.get_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._left()
+
+    def _left(self) -> None:
         self._gone = True
         self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        if self._leaving is not None:
+            self._leaving.tell = None
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
         # Somebody else may have cancelled this task too (the listener's end): that cancellation stays.

@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from actors.api_answers import problem_answer
+from actors.asgi import BODY, LEAVING
 from actors.errors import BadRequest, HeadTooLarge, RehydraError, TargetTooLong, TooBusy
 from actors.settings import HttpSettings
 
@@ -60,12 +63,24 @@ class Connection(HttpToolsProtocol):
         """Its last answer is given, or on its way; what it still sends is dropped."""
         self._closing_since = 0.0
         self.url = b""
+        self.tell: Callable[[], object] | None = None
+        """See :class:`actors.asgi.Leaving`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._settings.connections_max:
             transport.write(_TOO_BUSY)
             transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if (tell := self.tell) is not None:
+            self.tell = None
+            tell()
+
+    @property
+    def has_left(self) -> bool:
+        return self.transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -109,6 +124,7 @@ class Connection(HttpToolsProtocol):
         self._bodiless_bytes = 0
         super().on_headers_complete()
         self.cycle.transport = Joined(self.cycle)  # type: ignore[assignment]
+        self.cycle.scope[LEAVING] = self  # type: ignore[typeddict-unknown-key]
 
     def on_body(self, body: bytes) -> None:
         self._bodiless_bytes = 0
@@ -119,6 +135,10 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._incomplete = False
         self._in_head = True
+        if len(body := self.cycle.body) <= HIGH_WATER_LIMIT:
+            # The application's task has not begun if this piece began with the head. Of a longer body uvicorn must be
+            # asked: it has stopped reading, and nobody would notice that the client leaves.
+            self.cycle.scope[BODY] = bytes(body)  # type: ignore[typeddict-unknown-key]
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -221,7 +221,7 @@ async def test_a_length_that_is_no_number_is_no_length(declared: str) -> None:
         raise AssertionError("nobody reads such a body")
 
     with pytest.raises(TooLarge):
-        await read_body(nothing, declared, 4_000, 1.0)
+        await read_body({}, nothing, declared, 4_000, 1.0)
 
 
 @pytest.mark.parametrize("session_id", ["...", ".a", "..a", "a.", "." * 128, "a" * 128])
