@@ -13,13 +13,15 @@ import pytest
 import pytest_asyncio
 
 from actors.stores.base import MembershipStore, SessionStore
+from tests.contract.hybrid_lab import HybridLab
 from tests.contract.lab import Lab, MemoryLab, RedisLab
 from tests.contract.postgres_lab import PostgresLab
 from tests.postgres_server import PostgresServer, start_postgres
 from tests.servers import Server, ServerMissing, in_ci
 
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
-LABS = ("memory", *SERVERS, "postgres")
+HYBRIDS = ("hybrid-durable", "hybrid-hot")
+LABS = ("memory", *SERVERS, "postgres", *HYBRIDS)
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +62,8 @@ def lab_of(kind: str, server_url: Callable[[str], str]) -> Lab:
     """A new lab of that kind."""
     if kind == "memory":
         return MemoryLab()
+    if kind in HYBRIDS:
+        return HybridLab(kind.removeprefix("hybrid-"), server_url("valkey"), server_url("postgres"))
     return PostgresLab(server_url(kind)) if kind == "postgres" else RedisLab(kind, server_url(kind))
 
 

@@ -1,0 +1,297 @@
+"""Redis in front, PostgreSQL behind: one session store made of two, with one authority.
+
+PostgreSQL decides who has a lease, under which epoch, and what the log is. Redis has a copy of each session that is in
+use: it is loaded from there, and pages of it are read from there, once PostgreSQL has said in one row how long the log
+must be. What Redis says is believed only as a continuation of PostgreSQL's log, so an old, empty or foreign Redis never
+wins. ``store.ack`` says who confirms a turn:
+
+- ``durable``: PostgreSQL, by its commit. Then the turn is written to Redis.
+- ``hot``: Redis, by the same checks, if PostgreSQL has noted before (``hot``, with the first turn of each lease) that
+  turns may be in Redis alone; PostgreSQL gets them within ``store.lag_max_s`` (``hybrid_behind``). Any other answer of
+  Redis than "ok" is none: PostgreSQL is asked. So is it when the lag is at its bound, and when Redis is gone.
+
+Who may have turns acknowledged, and what becomes of them when anything dies, is told in DECISIONS.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, TypeVar
+
+from actors.errors import StoreFull, StoreUnavailable
+from actors.model import HostRef, Lease, SessionKey, Turn
+from actors.settings import SessionSettings, StoreSettings
+from actors.stores import hybrid_calls as calls
+from actors.stores import postgres_calls, scripts
+from actors.stores.base import (
+    Buried,
+    CheckAnswer,
+    ClaimAnswer,
+    CommitAnswer,
+    DeleteAnswer,
+    Fenced,
+    Mismatch,
+    Missing,
+    Ok,
+    ReadAnswer,
+    Regressed,
+    ReleaseAnswer,
+    Replayed,
+)
+from actors.stores.hybrid_behind import Behind, Refusal
+from actors.stores.hybrid_calls import Head
+from actors.stores.hybrid_copies import Copies, Copy
+from actors.stores.hybrid_hot import Hot
+from actors.stores.hybrid_hot import Transport as RedisTransport
+from actors.stores.hybrid_leases import Leases
+from actors.stores.keys import Keys
+from actors.stores.postgres import PostgresStore, Transport
+
+A = TypeVar("A")
+log = logging.getLogger(__name__)
+
+
+class HybridStore:
+    """The :class:`~actors.stores.base.SessionStore` on a Redis and a PostgreSQL. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        redis: RedisTransport,
+        postgres: Transport,
+        session: SessionSettings,
+        own: StoreSettings,
+        sweep_s: float = 0,
+    ) -> None:
+        self._acks_hot = own.ack == "hot"
+        self._own = own
+        self._ttl_s = session.ttl_s
+        self._ttl_ms = int(session.ttl_s * 1000)
+        self._tombstone_ms = max(1, int(session.tombstone_s * 1000))
+        idle_ms = int(own.hot_ttl_s * 1000)
+        self._idle_ms = min(idle_ms, self._ttl_ms) if self._ttl_ms else idle_ms
+        # While turns may be in Redis alone, it keeps them for as long as the session lives.
+        self._copy_ms = self._ttl_ms if self._acks_hot else self._idle_ms
+        self._copies = Copies()
+        self._postgres = postgres
+        self._plain = PostgresStore(postgres, session.ttl_s, session.tombstone_s, own.page_bytes_max, sweep_s)
+        self._hot = Hot(redis, Keys(own.prefix), lambda: self._behind.cool(self._copies))
+        writers = max(1, own.connections_max // 2)
+        self._behind = Behind(postgres, self._ttl_ms, own.pipeline_bytes_max, writers, self._refused)
+        self._leases = Leases(
+            postgres, self._plain, self._hot, self._ttl_ms, self._copy_ms, own.pipeline_bytes_max, self._copies.keep
+        )
+
+        self._healing: set[asyncio.Task[None]] = set()
+        self._lost = 0
+
+    # --- the contract -----------------------------------------------------------------------------------------------
+
+    async def claim(
+        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None = None
+    ) -> ClaimAnswer:
+        async with self._copies.held(key) as mine:
+            if mine is not None:
+                await self._behind.settle(mine)
+            return await self._leases.claim(key, token, host, over, mine)
+
+    async def commit(
+        self, key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None
+    ) -> CommitAnswer:
+        async with self._copies.held(key) as copy:
+            if copy is None or copy.lease != lease:
+                await self._settled(key)
+                answer = await self._plain.commit(key, lease, previous_turn_id, turn, state)
+            elif copy.lost:
+                return self._told(copy)
+            else:
+                answer = await self._by_redis(copy, previous_turn_id, turn, state) or await self._by_postgres(
+                    copy, previous_turn_id, turn, state
+                )
+        return await self._judged(key, lease, turn.turn_seq - 1, previous_turn_id, answer)
+
+    async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
+        async with self._copies.held(key) as copy:
+            await self._settled(key)
+            mine = copy if copy is not None and copy.lease == lease else None
+            stays_hot = mine is not None and (mine.doubtful or mine.lost)
+            answer = await self._postgres.call(postgres_calls.release(key, lease, turn_seq, last_turn_id, stays_hot))
+            if mine is not None:
+                self._drop(mine)
+        if isinstance(answer, Ok):
+            await self._hot.ask(calls.archive(self._hot.keys, key, lease, self._ttl_ms if stays_hot else self._idle_ms))
+        return await self._judged(key, lease, turn_seq, last_turn_id, answer)
+
+    async def check(
+        self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
+    ) -> CheckAnswer:
+        copy = await self._settled(key)
+        if copy is not None and copy.lease == lease and copy.lost:
+            return self._told(copy)
+        answer = await self._plain.check(key, lease, turn_seq, last_turn_id, running)
+        return await self._judged(key, lease, turn_seq, last_turn_id, answer)
+
+    async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
+        buried = await self._postgres.call(calls.delete(key, self._tombstone_ms))
+        if (copy := self._copies.get(key)) is not None:
+            self._drop(copy)
+        if buried is None:
+            return Missing()
+        holder, hot = buried
+        removed = await self._hot.ask(scripts.delete(self._hot.keys, key, turn_id, self._tombstone_ms))
+        if removed is None and hot:
+            # Its holder may go on to have turns acknowledged: a repeat tries again.
+            raise StoreUnavailable("The session is deleted, but Redis, which may have turns of it, is gone.")
+        return Buried(holder)
+
+    async def read(self, key: SessionKey, after: int, limit: int) -> ReadAnswer:
+        copy = await self._settled(key)
+        head = await self._postgres.call(calls.head(key))
+        if not isinstance(head, Head):
+            return head
+        page = await self._hot.ask(calls.page(self._hot.keys, key, after, limit, self._own.page_bytes_max, head))
+        if page is not None:
+            return page
+        complete = copy is not None and copy.lease.epoch == head.lease.epoch and not (copy.waiting or copy.doubtful)
+        if head.hot and not complete:
+            raise StoreUnavailable("Turns of this session may be in Redis alone, and Redis doesn't have them now.")
+        return await self._plain.read(key, after, limit)
+
+    def stats(self) -> dict[str, Any]:
+        """For ``/healthz``: who confirms turns, whether Redis is gone, how far PostgreSQL is behind, and how many turns
+        that Redis had confirmed were lost."""
+        return {
+            "ack": self._own.ack,
+            "degraded": not self._hot.up,
+            "lag_s": round(self._behind.lag_s(), 3),
+            "lag_turns": self._behind.turns,
+            "lost_turns": self._lost,
+        }
+
+    async def settle(self) -> None:
+        """Until PostgreSQL has every turn that Redis has acknowledged to this host. StoreUnavailable if it can't be."""
+        for copy in self._copies:
+            await self._behind.settle(copy)
+
+    async def aclose(self) -> None:
+        try:
+            async with asyncio.timeout(self._own.lag_max_s):
+                await self.settle()
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("turns are left in Redis alone, for whoever claims next: %s", error)
+        for task in self._healing:
+            task.cancel()
+        await asyncio.gather(*self._healing, return_exceptions=True)
+        await self._behind.aclose()
+        await self._hot.aclose()
+        await self._plain.aclose()
+
+    # --- one commit -------------------------------------------------------------------------------------------------
+
+    async def _by_redis(
+        self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None
+    ) -> CommitAnswer | None:
+        """Redis' word, where that is enough. None: PostgreSQL must be asked."""
+        if not self._may_confirm(copy):
+            return None
+        now_s = asyncio.get_running_loop().time()
+        call = scripts.commit(self._hot.keys, copy.key, copy.lease, previous_turn_id, turn, state, self._ttl_ms)
+        try:
+            answer = await self._hot.call(call)
+        except StoreFull:
+            answer = None
+        except StoreUnavailable:
+            answer, copy.doubtful = None, True
+        if isinstance(answer, Ok) or (isinstance(answer, Replayed) and answer.turn.turn_seq == copy.end + 1):
+            self._behind.add(copy, answer.turn if isinstance(answer, Replayed) else turn, state, now_s)
+            return answer
+        if isinstance(answer, Replayed | Mismatch):
+            return answer
+        copy.in_step = copy.hot = False
+        return None
+
+    def _may_confirm(self, copy: Copy) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        # PostgreSQL must not let the session expire while Redis goes on with it.
+        fresh = not self._ttl_s or now_s - copy.renewed_s < self._ttl_s / 2
+        within = self._behind.lag_s() < self._own.lag_max_s and self._behind.turns < self._own.waiting_max
+        return self._acks_hot and copy.hot and copy.in_step and self._hot.up and fresh and within
+
+    async def _by_postgres(self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None) -> CommitAnswer:
+        """PostgreSQL's word, after all that Redis has confirmed before; then Redis is told."""
+        copy.hot = False
+        if (refusal := await self._behind.settle(copy)) is not None:
+            return refusal
+        hot = self._acks_hot and copy.in_step and self._hot.up
+        asked_s = asyncio.get_running_loop().time()
+        copy.noted = copy.noted or hot
+        answer = await self._postgres.call(
+            postgres_calls.commit(copy.key, copy.lease, previous_turn_id, turn, state, self._ttl_ms, hot)
+        )
+        if isinstance(answer, Ok):
+            copy.note(turn, asked_s)
+            copy.noted, copy.doubtful = hot, False
+            copy.in_step = await self._mirrored(copy, previous_turn_id, turn, state)
+            copy.hot = hot and copy.in_step
+        elif isinstance(answer, Replayed) and answer.turn.turn_seq == copy.turn_seq + 1:
+            # An earlier try of it, whose answer was lost.
+            copy.note(answer.turn, asked_s)
+            copy.in_step = copy.doubtful = False
+        elif not isinstance(answer, Replayed | Mismatch):
+            copy.in_step = False
+        if not copy.in_step and self._hot.up and isinstance(answer, Ok | Replayed):
+            task = asyncio.create_task(self._heal(copy), name="store-heal")
+            self._healing.add(task)
+            task.add_done_callback(self._healing.discard)
+        return answer
+
+    async def _mirrored(self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None) -> bool:
+        """The turn that PostgreSQL has just taken, in Redis too. Whether the copy there is whole."""
+        if not copy.in_step:
+            return False
+        answer = await self._hot.ask(
+            scripts.commit(self._hot.keys, copy.key, copy.lease, previous_turn_id, turn, state, self._copy_ms)
+        )
+        return isinstance(answer, Ok | Replayed)
+
+    async def _heal(self, copy: Copy) -> None:
+        """Redis is there, but doesn't have this session as it is: give it the lease and the log again."""
+        async with copy.commits:
+            if not self._copies.has(copy) or copy.in_step or not self._hot.up:
+                return
+            try:
+                if await self._behind.settle(copy) is None:
+                    await self._leases.refresh(copy)
+            except StoreUnavailable as error:
+                log.info("Redis doesn't have a session's log yet: %s", error.detail)
+
+    # --- whose turns are where ----------------------------------------------------------------------------------------
+
+    def _told(self, copy: Copy) -> Regressed:
+        copy.lost = False
+        return Regressed(copy.turn_seq)
+
+    def _drop(self, copy: Copy) -> None:
+        self._behind.forget(copy)
+        self._copies.drop(copy)
+
+    async def _settled(self, key: SessionKey) -> Copy | None:
+        """This host's lease of the session, if it has one, with all of its turns in PostgreSQL."""
+        if (copy := self._copies.get(key)) is not None:
+            await self._behind.settle(copy)
+        return copy
+
+    async def _judged(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, answer: A) -> A | Fenced:
+        """PostgreSQL may not have this caller's last turns yet, because another host has them from Redis and is at it:
+        then the caller is fenced, and nothing has regressed."""
+        if not self._acks_hot or not isinstance(answer, Regressed):
+            return answer
+        found = await self._hot.ask(scripts.check(self._hot.keys, key, lease, turn_seq, last_turn_id, ""))
+        return found if isinstance(found, Fenced) and found.epoch > lease.epoch else answer
+
+    async def _refused(self, copy: Copy, answer: Refusal) -> None:
+        """PostgreSQL takes no more from this lease. Whoever has the next one has found its turns in Redis, or not."""
+        judged = await self._judged(copy.key, copy.lease, copy.end, copy.last, answer)
+        if isinstance(judged, Regressed):
+            self._lost += len(copy.waiting)
+            log.error("confirmed turns are lost", extra={"session": str(copy.key), "turns": len(copy.waiting)})

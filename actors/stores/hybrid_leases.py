@@ -1,0 +1,162 @@
+"""How a hybrid store gets a lease: PostgreSQL grants it, Redis is told, and the two logs become one.
+
+The order, and what a crash leaves after each step:
+
+1. PostgreSQL grants: from here on no earlier lease can begin to have turns acknowledged by Redis.
+2. The lease is installed in Redis: from here on no earlier lease can add to what is there. Until then it may, and is
+   right to: what it has acknowledged is read in this very step.
+3. What Redis has beyond PostgreSQL's log is appended there, under the new lease.
+4. If Redis had lost its copy, it is filled from PostgreSQL.
+
+Only then is the claim granted. Whoever claims after a crash in between finds less to do, and does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from actors.errors import StoreUnavailable
+from actors.model import Checkpoint, HostRef, SessionKey, Turn
+from actors.stores import hybrid_calls as calls
+from actors.stores.base import ClaimAnswer, Fenced, Granted, Held, Turns
+from actors.stores.codec import encode_turn
+from actors.stores.hybrid_calls import Head
+from actors.stores.hybrid_copies import Copy
+from actors.stores.hybrid_hot import Hot
+from actors.stores.postgres import PostgresStore, Transport
+
+TRIES: Final = 4
+"""How often a claim is made again because other claims of the same session were under way."""
+PAGE_TURNS_MAX: Final = 1_000
+
+
+class Leases:
+    """Claims for a :class:`~actors.stores.hybrid.HybridStore`. ``ttl_ms`` is the session's, ``copy_ms`` that of Redis'
+    copy of it; ``keep`` is told of each lease that was granted."""
+
+    def __init__(
+        self,
+        postgres: Transport,
+        reader: PostgresStore,
+        hot: Hot,
+        ttl_ms: int,
+        copy_ms: int,
+        bytes_max: int,
+        keep: Callable[[Copy], None],
+    ) -> None:
+        self._postgres = postgres
+        self._reader = reader
+        self._hot = hot
+        self._ttl_ms = ttl_ms
+        self._copy_ms = copy_ms
+        self._bytes_max = bytes_max
+        self._keep = keep
+
+    async def claim(
+        self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None, mine: Copy | None
+    ) -> ClaimAnswer:
+        """:meth:`actors.stores.base.SessionStore.claim`. ``mine``: this host's lease until now, settled."""
+        for _ in range(TRIES):
+            asked_s = asyncio.get_running_loop().time()
+            answer = await self._postgres.call(calls.claim(key, token, host, over, self._ttl_ms))
+            if not isinstance(answer, Head):
+                return answer
+            granted = await self._granted(key, answer, host, mine, asked_s)
+            if granted is not None:
+                return granted
+        raise StoreUnavailable("Other claims of this session are under way.")
+
+    async def refresh(self, copy: Copy) -> None:
+        """Have Redis follow again: the claim is repeated, and gets the same grant. ``copy`` is settled."""
+        asked_s = asyncio.get_running_loop().time()
+        answer = await self._postgres.call(calls.claim(copy.key, copy.lease.token, copy.host, None, self._ttl_ms))
+        if not isinstance(answer, Head):
+            return
+        if answer.lease == copy.lease:
+            await self._granted(copy.key, answer, copy.host, copy, asked_s)
+        else:
+            # It was taken over and given back since: nobody here wants it again.
+            await self._reader.release(copy.key, answer.lease, answer.turn_seq, answer.last_turn_id)
+
+    async def _granted(
+        self, key: SessionKey, head: Head, host: HostRef, mine: Copy | None, asked_s: float
+    ) -> Granted | Held | None:
+        """The session, once Redis agrees. None: another claim has come first, ask again."""
+        noted = head.hot
+        if mine is not None and _continues(mine, head):
+            # Whatever the lease before this one has had acknowledged is in PostgreSQL.
+            head = replace(head, hot=False)
+        installed = await self._hot.ask(calls.install(self._hot.keys, key, head, host, self._copy_ms))
+        if isinstance(installed, calls.Newer):
+            return await self._surpass(key, head, host, mine, asked_s, installed.epoch)
+        if installed is None and head.hot:
+            raise StoreUnavailable("Turns of this session may be in Redis alone, and Redis is gone.")
+        copy = Copy(key, head.lease, host, head.turn_seq, head.last_turn_id, asked_s, noted=noted)
+        if installed is None or installed.turns is None:
+            turns, state = await self._read(key, head.turn_seq), head.state
+        else:
+            turns, state = installed.turns, installed.state if len(installed.turns) > head.turn_seq else head.state
+        if len(turns) > head.turn_seq and not await self._bring(copy, turns[head.turn_seq :], state):
+            return None
+        if installed is not None:
+            copy.lost = installed.lost
+            copy.in_step = installed.turns is not None or await self._fill(copy, turns, state)
+        self._keep(copy)
+        return Granted(head.lease, Checkpoint(turns, state), head.takeovers, head.suspects)
+
+    async def _surpass(
+        self, key: SessionKey, head: Head, host: HostRef, mine: Copy | None, asked_s: float, found: int
+    ) -> Granted | Held | None:
+        """Redis has a later lease: ours isn't current any more, or PostgreSQL has lost that one."""
+        answer = await self._postgres.call(calls.surpass(key, head.lease, found))
+        if isinstance(answer, Fenced):
+            holder = answer.holder
+            return None if holder is None or holder.incarnation == host.incarnation else Held(holder, answer.epoch)
+        return await self._granted(key, replace(head, lease=answer), host, mine, asked_s)
+
+    async def _bring(self, copy: Copy, tail: tuple[Turn, ...], state: bytes) -> bool:
+        """What Redis alone has of the session into PostgreSQL. False: the lease has gone meanwhile."""
+        asked_s = asyncio.get_running_loop().time()
+        answer = await self._postgres.call(
+            calls.append(
+                copy.key, copy.lease, copy.last_turn_id, tail, tail[-1].turn_seq, state or None, self._ttl_ms, True
+            )
+        )
+        if not isinstance(answer, calls.Appended):
+            return False
+        copy.note(tail[-1], asked_s)
+        return True
+
+    async def _read(self, key: SessionKey, turn_seq: int) -> tuple[Turn, ...]:
+        """PostgreSQL's log. The lease is ours, so nobody adds to it."""
+        turns: list[Turn] = []
+        while len(turns) < turn_seq:
+            page = await self._reader.read(key, len(turns), PAGE_TURNS_MAX)
+            if not isinstance(page, Turns) or not page.turns:
+                raise StoreUnavailable("The session went while it was read.")
+            turns += page.turns
+        return tuple(turns[:turn_seq])
+
+    async def _fill(self, copy: Copy, turns: tuple[Turn, ...], state: bytes) -> bool:
+        """PostgreSQL's log into Redis, in pieces. Whether all of it is there."""
+        first = 0
+        while first < len(turns):
+            size_bytes, end = 0, first
+            while end < len(turns) and (end == first or size_bytes < self._bytes_max):
+                size_bytes += len(encode_turn(copy.key.tenant, turns[end]))
+                end += 1
+            piece = calls.fill(self._hot.keys, copy.key, copy.lease, first, turns[first:end], state, self._copy_ms)
+            if not await self._hot.ask(piece):
+                return False
+            first = end
+        return True
+
+
+def _continues(mine: Copy, head: Head) -> bool:
+    """Whether no other lease was between ``mine`` and the one that was granted, and nothing of mine is in doubt."""
+    clean = not (mine.waiting or mine.doubtful or mine.lost)
+    follows = mine.lease.born == head.lease.born and 0 <= head.lease.epoch - mine.lease.epoch <= 1
+    return clean and follows and (mine.turn_seq, mine.last_turn_id) == (head.turn_seq, head.last_turn_id)
