@@ -92,7 +92,10 @@ class StoreSettings(Group):
         5.0, gt=0, description="`hot`: PostgreSQL's lag at which turns are confirmed by it again, seconds."
     )
     hot_ttl_s: float = Field(
-        86_400.0, gt=0, le=KEPT_S_MAX, description="How long the Redis of a hybrid store keeps an idle session, seconds."
+        86_400.0,
+        gt=0,
+        le=KEPT_S_MAX,
+        description="How long the Redis of a hybrid store keeps an idle session.",
     )
     waiting_max: int = Field(20_000, gt=0, description="Calls of one host that may wait for the store; beyond it 503.")
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from actors.errors import Misconfigured
 from actors.settings import Settings
 from actors.stores.base import MembershipStore, SessionStore
+from actors.stores.url import halves, is_hybrid
 
 POSTGRES: Final = ("postgresql", "postgres")
 """Schemes of a URL that mean PostgreSQL."""
@@ -21,6 +22,8 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
     ``memory://`` is for one host alone: nothing survives its process, and no other host can see it.
     """
     scheme = _scheme(settings)
+    if settings.store.ack == "hot" and not is_hybrid(scheme):
+        raise Misconfigured("store.ack=hot is for a store.url of hybrid+redis://...+postgresql://... alone.")
     if scheme == "memory":
         return _in_memory(settings)
     if scheme in ("redis", "rediss", "unix"):
@@ -33,9 +36,15 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
         from actors.stores.postgres import PostgresStore  # noqa: PLC0415
 
         return await PostgresStore.open(settings), open_membership(settings)
+    if is_hybrid(scheme):
+        halves(settings.store.url)
+        _require_asyncpg()
+        from actors.stores.hybrid_open import open_hybrid  # noqa: PLC0415
+
+        return await open_hybrid(settings), open_membership(settings)
     raise Misconfigured(
         f"store.url begins with {scheme or 'nothing'!r};"
-        " redis://, rediss://, unix://, postgresql:// and memory:// work."
+        " redis://, rediss://, unix://, postgresql://, hybrid+redis://...+postgresql://... and memory:// work."
     )
 
 
@@ -44,6 +53,10 @@ async def unfit_store(settings: Settings) -> str:
     scheme = _scheme(settings)
     if scheme == "memory":
         return ""
+    if is_hybrid(scheme):
+        from actors.stores.hybrid_open import unfit  # noqa: PLC0415
+
+        return await unfit(settings.store)
     if scheme in POSTGRES:
         from actors.stores.postgres_fit import require_fit  # noqa: PLC0415
     else:
@@ -61,11 +74,15 @@ def open_membership(settings: Settings) -> MembershipStore:
     Misconfigured only for what can be seen without asking the store.
     """
     # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
-    if _scheme(settings) in POSTGRES:
+    scheme, own = _scheme(settings), settings.store
+    if is_hybrid(scheme):
+        # Where the leases are: hosts that can have sessions must be on the ring, whether Redis is there or not.
+        own = own.model_copy(update={"url": halves(own.url)[1]})
+    if is_hybrid(scheme) or scheme in POSTGRES:
         _require_asyncpg()
         from actors.stores.postgres_membership import PostgresMembership  # noqa: PLC0415
 
-        return PostgresMembership.connect(settings.store, settings.ring.beat_interval_s)
+        return PostgresMembership.connect(own, settings.ring.beat_interval_s)
     from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
 
     return RedisMembership.connect(settings.store, settings.ring.beat_interval_s)

@@ -6,9 +6,9 @@ must be. What Redis says is believed only as a continuation of PostgreSQL's log,
 wins. ``store.ack`` says who confirms a turn:
 
 - ``durable``: PostgreSQL, by its commit. Then the turn is written to Redis.
-- ``hot``: Redis, by the same checks, if PostgreSQL has noted before (``hot``, with the first turn of each lease) that
-  turns may be in Redis alone; PostgreSQL gets them within ``store.lag_max_s`` (``hybrid_behind``). Any other answer of
-  Redis than "ok" is none: PostgreSQL is asked. So is it when the lag is at its bound, and when Redis is gone.
+- ``hot``: Redis, by the same checks, once PostgreSQL has noted (``hot``, with the first turn of each lease, which Redis
+  has by then) that turns may be in Redis alone; PostgreSQL gets them within ``store.lag_max_s`` (``hybrid_behind``). Any
+  other answer of Redis than "ok" is none: PostgreSQL is asked. So is it when the lag is at its bound, or Redis is gone.
 
 Who may have turns acknowledged, and what becomes of them when anything dies, is told in DECISIONS.md.
 """
@@ -53,7 +53,10 @@ log = logging.getLogger(__name__)
 
 
 class HybridStore:
-    """The :class:`~actors.stores.base.SessionStore` on a Redis and a PostgreSQL. Belongs to one event loop."""
+    """The :class:`~actors.stores.base.SessionStore` on a Redis and a PostgreSQL. Belongs to one event loop.
+
+    ``gone``: why Redis is away already.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,8 @@ class HybridStore:
         postgres: Transport,
         session: SessionSettings,
         own: StoreSettings,
-        sweep_s: float = 0,
+        sweep_s: float = 0.0,
+        gone: str = "",
     ) -> None:
         self._acks_hot = own.ack == "hot"
         self._own = own
@@ -84,6 +88,8 @@ class HybridStore:
 
         self._healing: set[asyncio.Task[None]] = set()
         self._lost = 0
+        if gone:
+            self._hot.gone(gone)
 
     # --- the contract -----------------------------------------------------------------------------------------------
 
@@ -191,10 +197,10 @@ class HybridStore:
     async def _by_redis(
         self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None
     ) -> CommitAnswer | None:
-        """Redis' word, where that is enough. None: PostgreSQL must be asked."""
-        if not self._may_confirm(copy):
+        """Redis' word, where that is enough. None: PostgreSQL must be asked; if ``copy.in_step``, Redis has the turn."""
+        if not (self._acks_hot and copy.in_step and self._hot.up):
             return None
-        now_s = asyncio.get_running_loop().time()
+        enough, now_s = self._may_confirm(copy), asyncio.get_running_loop().time()
         call = scripts.commit(self._hot.keys, copy.key, copy.lease, previous_turn_id, turn, state, self._ttl_ms)
         try:
             answer = await self._hot.call(call)
@@ -202,23 +208,25 @@ class HybridStore:
             answer = None
         except StoreUnavailable:
             answer, copy.doubtful = None, True
-        if isinstance(answer, Ok) or (isinstance(answer, Replayed) and answer.turn.turn_seq == copy.end + 1):
+        known = isinstance(answer, Replayed | Mismatch)
+        taken = isinstance(answer, Ok) or (isinstance(answer, Replayed) and answer.turn.turn_seq == copy.end + 1)
+        if taken and enough:
             self._behind.add(copy, answer.turn if isinstance(answer, Replayed) else turn, state, now_s)
+        if (taken and enough) or (known and not taken):
             return answer
-        if isinstance(answer, Replayed | Mismatch):
-            return answer
-        copy.in_step = copy.hot = False
+        copy.in_step, copy.doubtful = taken, copy.doubtful or taken
         return None
 
     def _may_confirm(self, copy: Copy) -> bool:
+        """Whether Redis' word is enough now."""
         now_s = asyncio.get_running_loop().time()
         # PostgreSQL must not let the session expire while Redis goes on with it.
         fresh = not self._ttl_s or now_s - copy.renewed_s < self._ttl_s / 2
         within = self._behind.lag_s() < self._own.lag_max_s and self._behind.turns < self._own.waiting_max
-        return self._acks_hot and copy.hot and copy.in_step and self._hot.up and fresh and within
+        return copy.hot and fresh and within
 
     async def _by_postgres(self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None) -> CommitAnswer:
-        """PostgreSQL's word, after all that Redis has confirmed before; then Redis is told."""
+        """PostgreSQL's word, after all that Redis has confirmed before."""
         copy.hot = False
         if (refusal := await self._behind.settle(copy)) is not None:
             return refusal
@@ -228,18 +236,19 @@ class HybridStore:
         answer = await self._postgres.call(
             postgres_calls.commit(copy.key, copy.lease, previous_turn_id, turn, state, self._ttl_ms, hot)
         )
+        if isinstance(answer, Replayed) and answer.turn.turn_seq == copy.turn_seq + 1:
+            # An earlier try of it, whose answer was lost: with or without a note.
+            turn = answer.turn
+        elif not isinstance(answer, Ok):
+            copy.in_step = copy.in_step and isinstance(answer, Replayed | Mismatch)
+            return answer
+        copy.note(turn, asked_s)
+        copy.doubtful = False
         if isinstance(answer, Ok):
-            copy.note(turn, asked_s)
-            copy.noted, copy.doubtful = hot, False
+            copy.noted = copy.hot = hot
+        if not self._acks_hot and copy.in_step:
             copy.in_step = await self._mirrored(copy, previous_turn_id, turn, state)
-            copy.hot = hot and copy.in_step
-        elif isinstance(answer, Replayed) and answer.turn.turn_seq == copy.turn_seq + 1:
-            # An earlier try of it, whose answer was lost.
-            copy.note(answer.turn, asked_s)
-            copy.in_step = copy.doubtful = False
-        elif not isinstance(answer, Replayed | Mismatch):
-            copy.in_step = False
-        if not copy.in_step and self._hot.up and isinstance(answer, Ok | Replayed):
+        if not copy.in_step and self._hot.up:
             task = asyncio.create_task(self._heal(copy), name="store-heal")
             self._healing.add(task)
             task.add_done_callback(self._healing.discard)
@@ -247,8 +256,6 @@ class HybridStore:
 
     async def _mirrored(self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None) -> bool:
         """The turn that PostgreSQL has just taken, in Redis too. Whether the copy there is whole."""
-        if not copy.in_step:
-            return False
         answer = await self._hot.ask(
             scripts.commit(self._hot.keys, copy.key, copy.lease, previous_turn_id, turn, state, self._copy_ms)
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -43,10 +44,10 @@ def server_url() -> Iterator[Callable[[str], str]]:
             server.stop()
 
 
-def start(kind: str) -> Server:
+def start(kind: str, **options: Any) -> Server:
     """A running server of that kind, or skip (at home), or fail (in CI)."""
     try:
-        server = Server(kind)
+        server = Server(kind, **options)
     except ServerMissing as missing:
         if in_ci():
             pytest.fail(str(missing))

@@ -40,7 +40,7 @@ from actors.stores.base import (
     Replayed,
     Turns,
 )
-from tests.contract.conftest import lab_of
+from tests.contract.conftest import HYBRIDS, lab_of
 from tests.contract.lab import ANNA, BERT, CARL, Lab, fresh_key, turn
 
 A = TypeVar("A")
@@ -293,7 +293,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert answer.turn_seq == len(self.life.log)
 
 
-@pytest.mark.parametrize("kind", ["memory", "valkey", "postgres"])
+@pytest.mark.parametrize("kind", ["memory", "valkey", "postgres", *HYBRIDS])
 def test_any_order_of_calls_and_losses_is_answered_as_the_model_says(
     kind: str, server_url: Callable[[str], str]
 ) -> None:
@@ -307,7 +307,7 @@ def test_any_order_of_calls_and_losses_is_answered_as_the_model_says(
         Machine,
         settings=settings(
             # A statement of PostgreSQL costs several times as much as a script of Redis.
-            max_examples=EXAMPLES if kind != "postgres" else max(1, EXAMPLES // 4),
+            max_examples=EXAMPLES if kind in ("memory", "valkey") else max(1, EXAMPLES // 4),
             stateful_step_count=40,
             deadline=None,
             database=None,
