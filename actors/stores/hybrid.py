@@ -7,8 +7,8 @@ wins. ``store.ack`` says who confirms a turn:
 
 - ``durable``: PostgreSQL, by its commit. Then the turn is written to Redis.
 - ``hot``: Redis, by the same checks, once PostgreSQL has noted (``hot``, with the first turn of each lease, which Redis
-  has by then) that turns may be in Redis alone; PostgreSQL gets them within ``store.lag_max_s`` (``hybrid_behind``). Any
-  other answer of Redis than "ok" is none: PostgreSQL is asked. So is it when the lag is at its bound, or Redis is gone.
+  has by then) that turns may be in Redis alone; it gets them within ``store.lag_max_s`` (``hybrid_behind``). Any other
+  answer of Redis than "ok" is none: PostgreSQL is asked. So is it when the lag is at its bound, or Redis is gone.
 
 Who may have turns acknowledged, and what becomes of them when anything dies, is told in DECISIONS.md.
 """
@@ -82,11 +82,11 @@ class HybridStore:
         self._hot = Hot(redis, Keys(own.prefix), lambda: self._behind.cool(self._copies))
         writers = max(1, own.connections_max // 2)
         self._behind = Behind(postgres, self._ttl_ms, own.pipeline_bytes_max, writers, self._refused)
+        bytes_max = own.pipeline_bytes_max
         self._leases = Leases(
-            postgres, self._plain, self._hot, self._ttl_ms, self._copy_ms, own.pipeline_bytes_max, self._copies.keep
+            *(postgres, self._plain, self._hot, self._behind, self._copies, self._ttl_ms, self._copy_ms, bytes_max)
         )
 
-        self._healing: set[asyncio.Task[None]] = set()
         self._lost = 0
         if gone:
             self._hot.gone(gone)
@@ -185,9 +185,7 @@ class HybridStore:
                 await self.settle()
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("turns are left in Redis alone, for whoever claims next: %s", error)
-        for task in self._healing:
-            task.cancel()
-        await asyncio.gather(*self._healing, return_exceptions=True)
+        await self._leases.aclose()
         await self._behind.aclose()
         await self._hot.aclose()
         await self._plain.aclose()
@@ -197,7 +195,7 @@ class HybridStore:
     async def _by_redis(
         self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None
     ) -> CommitAnswer | None:
-        """Redis' word, where that is enough. None: PostgreSQL must be asked; if ``copy.in_step``, Redis has the turn."""
+        """Redis' word, where that is enough. None: ask PostgreSQL; if ``copy.in_step``, Redis has the turn."""
         if not (self._acks_hot and copy.in_step and self._hot.up):
             return None
         enough, now_s = self._may_confirm(copy), asyncio.get_running_loop().time()
@@ -249,9 +247,7 @@ class HybridStore:
         if not self._acks_hot and copy.in_step:
             copy.in_step = await self._mirrored(copy, previous_turn_id, turn, state)
         if not copy.in_step and self._hot.up:
-            task = asyncio.create_task(self._heal(copy), name="store-heal")
-            self._healing.add(task)
-            task.add_done_callback(self._healing.discard)
+            self._leases.heal(copy)
         return answer
 
     async def _mirrored(self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None) -> bool:
@@ -260,17 +256,6 @@ class HybridStore:
             scripts.commit(self._hot.keys, copy.key, copy.lease, previous_turn_id, turn, state, self._copy_ms)
         )
         return isinstance(answer, Ok | Replayed)
-
-    async def _heal(self, copy: Copy) -> None:
-        """Redis is there, but doesn't have this session as it is: give it the lease and the log again."""
-        async with copy.commits:
-            if not self._copies.has(copy) or copy.in_step or not self._hot.up:
-                return
-            try:
-                if await self._behind.settle(copy) is None:
-                    await self._leases.refresh(copy)
-            except StoreUnavailable as error:
-                log.info("Redis doesn't have a session's log yet: %s", error.detail)
 
     # --- whose turns are where ----------------------------------------------------------------------------------------
 

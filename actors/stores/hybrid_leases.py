@@ -14,7 +14,7 @@ Only then is the claim granted. Whoever claims after a crash in between finds le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from typing import Final
 
@@ -23,11 +23,13 @@ from actors.model import Checkpoint, HostRef, SessionKey, Turn
 from actors.stores import hybrid_calls as calls
 from actors.stores.base import ClaimAnswer, Fenced, Granted, Held, Turns
 from actors.stores.codec import encode_turn
+from actors.stores.hybrid_behind import Behind
 from actors.stores.hybrid_calls import Head
-from actors.stores.hybrid_copies import Copy
+from actors.stores.hybrid_copies import Copies, Copy
 from actors.stores.hybrid_hot import Hot
 from actors.stores.postgres import PostgresStore, Transport
 
+log = logging.getLogger(__name__)
 TRIES: Final = 4
 """How often a claim is made again because other claims of the same session were under way."""
 PAGE_TURNS_MAX: Final = 1_000
@@ -35,17 +37,19 @@ PAGE_TURNS_MAX: Final = 1_000
 
 class Leases:
     """Claims for a :class:`~actors.stores.hybrid.HybridStore`. ``ttl_ms`` is the session's, ``copy_ms`` that of Redis'
-    copy of it; ``keep`` is told of each lease that was granted."""
+    copy of it; what was granted
+    is kept in ``copies``."""
 
     def __init__(
         self,
         postgres: Transport,
         reader: PostgresStore,
         hot: Hot,
+        behind: Behind,
+        copies: Copies,
         ttl_ms: int,
         copy_ms: int,
         bytes_max: int,
-        keep: Callable[[Copy], None],
     ) -> None:
         self._postgres = postgres
         self._reader = reader
@@ -53,7 +57,9 @@ class Leases:
         self._ttl_ms = ttl_ms
         self._copy_ms = copy_ms
         self._bytes_max = bytes_max
-        self._keep = keep
+        self._behind = behind
+        self._copies = copies
+        self._healing: set[asyncio.Task[None]] = set()
 
     async def claim(
         self, key: SessionKey, token: str, host: HostRef, over: tuple[str, int] | None, mine: Copy | None
@@ -69,8 +75,30 @@ class Leases:
                 return granted
         raise StoreUnavailable("Other claims of this session are under way.")
 
-    async def refresh(self, copy: Copy) -> None:
-        """Have Redis follow again: the claim is repeated, and gets the same grant. ``copy`` is settled."""
+    def heal(self, copy: Copy) -> None:
+        """Redis is there, but doesn't have this session as it is: have it follow again, before the next commit."""
+        task = asyncio.create_task(self._heal(copy), name="store-heal")
+        self._healing.add(task)
+        task.add_done_callback(self._healing.discard)
+
+    async def aclose(self) -> None:
+        """End what heals. Idempotent."""
+        for task in self._healing:
+            task.cancel()
+        await asyncio.gather(*self._healing, return_exceptions=True)
+
+    async def _heal(self, copy: Copy) -> None:
+        async with copy.commits:
+            if not self._copies.has(copy) or copy.in_step or not self._hot.up:
+                return
+            try:
+                if await self._behind.settle(copy) is None:
+                    await self._refresh(copy)
+            except StoreUnavailable as error:
+                log.info("Redis doesn't have a session's log yet: %s", error.detail)
+
+    async def _refresh(self, copy: Copy) -> None:
+        """The claim is repeated, and gets the same grant. ``copy`` is settled."""
         asked_s = asyncio.get_running_loop().time()
         answer = await self._postgres.call(calls.claim(copy.key, copy.lease.token, copy.host, None, self._ttl_ms))
         if not isinstance(answer, Head):
@@ -104,7 +132,7 @@ class Leases:
         if installed is not None:
             copy.lost = installed.lost
             copy.in_step = installed.turns is not None or await self._fill(copy, turns, state)
-        self._keep(copy)
+        self._copies.keep(copy)
         return Granted(head.lease, Checkpoint(turns, state), head.takeovers, head.suspects)
 
     async def _surpass(
