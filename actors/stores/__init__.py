@@ -16,8 +16,10 @@ POSTGRES: Final = ("postgresql", "postgres")
 """Schemes of a URL that mean PostgreSQL."""
 
 
-async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]:
+async def open_store(settings: Settings, whole: bool = False) -> tuple[SessionStore, MembershipStore]:
     """The stores that ``store.url`` names, found fit. Misconfigured says in one sentence what is wrong with it.
+
+    ``whole``: also if a part can't be reached that sessions can do without for a while.
 
     ``memory://`` is for one host alone: nothing survives its process, and no other host can see it.
     """
@@ -41,7 +43,7 @@ async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]
         _require_asyncpg()
         from actors.stores.hybrid_open import open_hybrid  # noqa: PLC0415
 
-        return await open_hybrid(settings), open_membership(settings)
+        return await open_hybrid(settings, whole), open_membership(settings)
     raise Misconfigured(
         f"store.url begins with {scheme or 'nothing'!r};"
         " redis://, rediss://, unix://, postgresql://, hybrid+redis://...+postgresql://... and memory:// work."

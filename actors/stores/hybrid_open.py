@@ -23,8 +23,9 @@ from actors.stores.url import halves
 log = logging.getLogger(__name__)
 
 
-async def open_hybrid(settings: Settings) -> HybridStore:
-    """The store that ``store.url`` names. Misconfigured says in one sentence what is wrong with it."""
+async def open_hybrid(settings: Settings, whole: bool = False) -> HybridStore:
+    """The store that ``store.url`` names. Misconfigured says in one sentence what is wrong with it, which is also a Redis
+    that can't be reached, if it is to be ``whole``."""
     own = settings.store
     redis, postgres = (own.model_copy(update={"url": url}) for url in halves(own.url))
     async with postgres_fit.fit_connection(postgres.url, own.timeout_s) as connection:
@@ -33,6 +34,8 @@ async def open_hybrid(settings: Settings) -> HybridStore:
     try:
         await (await RedisStore.open(settings.model_copy(update={"store": redis}))).aclose()
     except NotReached as error:
+        if whole:
+            raise
         gone = error.detail
     return HybridStore(Pipelines(redis), Lanes(postgres, OF_HYBRID), settings.session, own, own.sweep_s, gone)
 

@@ -215,6 +215,8 @@ async def test_a_host_starts_while_redis_is_away(server_url: Callable[[str], str
     assert isinstance(store, HybridStore)
     assert store.stats()["degraded"]
     assert await unfit_store(settings) == ""
+    with pytest.raises(Misconfigured, match="can't be reached"):
+        await open_store(settings, whole=True)
     talk = await begin(store, "a")
     assert await talk.stored() == ["a"]
     await store.delete(talk.key, "k:delete")
