@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 
 async def open_hybrid(settings: Settings, whole: bool = False) -> HybridStore:
-    """The store that ``store.url`` names. Misconfigured says in one sentence what is wrong with it, which is also a Redis
-    that can't be reached, if it is to be ``whole``."""
+    """The store that ``store.url`` names. Misconfigured says in one sentence what is wrong with it. That Redis can't be
+    reached is wrong only if it has to be ``whole``."""
     own = settings.store
     redis, postgres = (own.model_copy(update={"url": url}) for url in halves(own.url))
     async with postgres_fit.fit_connection(postgres.url, own.timeout_s) as connection:
