@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, TypeVar
+from typing import Any
 
 from actors.errors import StoreFull, StoreUnavailable
 from actors.model import HostRef, Lease, SessionKey, Turn
@@ -48,7 +48,6 @@ from actors.stores.hybrid_leases import Leases
 from actors.stores.keys import Keys
 from actors.stores.postgres import PostgresStore, Transport
 
-A = TypeVar("A")
 log = logging.getLogger(__name__)
 
 
@@ -107,14 +106,11 @@ class HybridStore:
         async with self._copies.held(key) as copy:
             if copy is None or copy.lease != lease:
                 await self._settled(key)
-                answer = await self._plain.commit(key, lease, previous_turn_id, turn, state)
-            elif copy.lost:
+                return await self._plain.commit(key, lease, previous_turn_id, turn, state)
+            if copy.lost:
                 return self._told(copy)
-            else:
-                answer = await self._by_redis(copy, previous_turn_id, turn, state) or await self._by_postgres(
-                    copy, previous_turn_id, turn, state
-                )
-        return await self._judged(key, lease, turn.turn_seq - 1, previous_turn_id, answer)
+            answer, taken = await self._by_redis(copy, previous_turn_id, turn, state)
+            return copy.judged(answer or await self._by_postgres(copy, previous_turn_id, turn, state, taken))
 
     async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
         async with self._copies.held(key) as copy:
@@ -126,16 +122,17 @@ class HybridStore:
                 self._drop(mine)
         if isinstance(answer, Ok):
             await self._hot.ask(calls.archive(self._hot.keys, key, lease, self._ttl_ms if stays_hot else self._idle_ms))
-        return await self._judged(key, lease, turn_seq, last_turn_id, answer)
+        return mine.judged(answer) if mine is not None else answer
 
     async def check(
         self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = ""
     ) -> CheckAnswer:
         copy = await self._settled(key)
-        if copy is not None and copy.lease == lease and copy.lost:
-            return self._told(copy)
+        mine = copy if copy is not None and copy.lease == lease else None
+        if mine is not None and mine.lost:
+            return self._told(mine)
         answer = await self._plain.check(key, lease, turn_seq, last_turn_id, running)
-        return await self._judged(key, lease, turn_seq, last_turn_id, answer)
+        return mine.judged(answer) if mine is not None else answer
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         buried = await self._postgres.call(calls.delete(key, self._tombstone_ms))
@@ -194,11 +191,14 @@ class HybridStore:
 
     async def _by_redis(
         self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None
-    ) -> CommitAnswer | None:
-        """Redis' word, where that is enough. None: ask PostgreSQL; if ``copy.in_step``, Redis has the turn."""
-        if not (self._acks_hot and copy.in_step and self._hot.up):
-            return None
+    ) -> tuple[CommitAnswer | None, bool]:
+        """Redis' word, where that is enough, or None: ask PostgreSQL. And whether Redis has the turn.
+
+        While PostgreSQL says that turns may be in Redis alone, nothing is written there but what is confirmed by that.
+        """
         enough, now_s = self._may_confirm(copy), asyncio.get_running_loop().time()
+        if not (self._acks_hot and copy.in_step and self._hot.up) or (copy.hot and not enough):
+            return None, False
         call = scripts.commit(self._hot.keys, copy.key, copy.lease, previous_turn_id, turn, state, self._ttl_ms)
         try:
             answer = await self._hot.call(call)
@@ -211,9 +211,9 @@ class HybridStore:
         if taken and enough:
             self._behind.add(copy, answer.turn if isinstance(answer, Replayed) else turn, state, now_s)
         if (taken and enough) or (known and not taken):
-            return answer
+            return answer, taken
         copy.in_step, copy.doubtful = taken, copy.doubtful or taken
-        return None
+        return None, taken
 
     def _may_confirm(self, copy: Copy) -> bool:
         """Whether Redis' word is enough now."""
@@ -223,12 +223,14 @@ class HybridStore:
         within = self._behind.lag_s() < self._own.lag_max_s and self._behind.turns < self._own.waiting_max
         return copy.hot and fresh and within
 
-    async def _by_postgres(self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None) -> CommitAnswer:
-        """PostgreSQL's word, after all that Redis has confirmed before."""
+    async def _by_postgres(
+        self, copy: Copy, previous_turn_id: str, turn: Turn, state: bytes | None, taken: bool
+    ) -> CommitAnswer:
+        """PostgreSQL's word, after all that Redis has confirmed before. ``taken``: Redis has the turn already."""
         copy.hot = False
         if (refusal := await self._behind.settle(copy)) is not None:
             return refusal
-        hot = self._acks_hot and copy.in_step and self._hot.up
+        hot = taken and self._hot.up
         asked_s = asyncio.get_running_loop().time()
         copy.noted = copy.noted or hot
         answer = await self._postgres.call(
@@ -244,7 +246,7 @@ class HybridStore:
         copy.doubtful = False
         if isinstance(answer, Ok):
             copy.noted = copy.hot = hot
-        if not self._acks_hot and copy.in_step:
+        if not taken and copy.in_step:
             copy.in_step = await self._mirrored(copy, previous_turn_id, turn, state)
         if not copy.in_step and self._hot.up:
             self._leases.heal(copy)
@@ -273,17 +275,24 @@ class HybridStore:
             await self._behind.settle(copy)
         return copy
 
-    async def _judged(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, answer: A) -> A | Fenced:
-        """PostgreSQL may not have this caller's last turns yet, because another host has them from Redis and is at it:
-        then the caller is fenced, and nothing has regressed."""
-        if not self._acks_hot or not isinstance(answer, Regressed):
-            return answer
-        found = await self._hot.ask(scripts.check(self._hot.keys, key, lease, turn_seq, last_turn_id, ""))
-        return found if isinstance(found, Fenced) and found.epoch > lease.epoch else answer
+    async def _refused(self, copy: Copy, answer: Refusal) -> Refusal:
+        """PostgreSQL takes no more turns from this lease: what that means for those that it doesn't have.
 
-    async def _refused(self, copy: Copy, answer: Refusal) -> None:
-        """PostgreSQL takes no more from this lease. Whoever has the next one has found its turns in Redis, or not."""
-        judged = await self._judged(copy.key, copy.lease, copy.end, copy.last, answer)
-        if isinstance(judged, Regressed):
+        If its log is what it was, whoever has the next lease may just be reading them from Redis, and brings them: the
+        outcome is unknown (StoreUnavailable), for as long as that may take. If it has gone on without them, they are
+        lost.
+        """
+        if isinstance(answer, Regressed) and answer.turn_seq == copy.turn_seq:
+            mine = scripts.check(self._hot.keys, copy.key, copy.lease, copy.end, copy.last, "")
+            found = await self._hot.ask(mine)
+            if isinstance(found, Fenced) and found.epoch > copy.lease.epoch:
+                copy.handed_over = found
+                return found
+            now_s = asyncio.get_running_loop().time()
+            copy.refused_s = now_s if copy.refused_s is None else copy.refused_s
+            if now_s - copy.refused_s < max(self._own.lag_max_s, 2 * self._own.timeout_s):
+                raise StoreUnavailable("Another host is taking this session over.")
+        if isinstance(answer, Regressed):
             self._lost += len(copy.waiting)
             log.error("confirmed turns are lost", extra={"session": str(copy.key), "turns": len(copy.waiting)})
+        return answer

@@ -41,7 +41,7 @@ class Behind:
         ttl_ms: int,
         bytes_max: int,
         writers: int,
-        refused: Callable[[Copy, Refusal], Awaitable[None]],
+        refused: Callable[[Copy, Refusal], Awaitable[Refusal]],
     ) -> None:
         self._postgres = postgres
         self._ttl_ms = ttl_ms
@@ -162,9 +162,9 @@ class Behind:
         )
         if not isinstance(answer, calls.Appended):
             copy.in_step = copy.hot = False
-            await self._refused(copy, answer)
+            refusal = await self._refused(copy, answer)
             self.forget(copy)
-            return answer
+            return refusal
         copy.noted = answer.hot
         copy.hot = copy.hot and answer.hot
         if batch:

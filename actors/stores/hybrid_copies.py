@@ -12,8 +12,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from actors.model import HostRef, Lease, SessionKey, Turn
+from actors.stores.base import Fenced, Regressed
+
+A = TypeVar("A")
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +54,10 @@ class Copy:
     """Redis has lost what it may have acknowledged under an earlier lease, and nobody has been told."""
     told: bool = False
     """Somebody has been told."""
+    refused_s: float | None = None
+    """Loop time at which PostgreSQL first took no more turns, while it was open who has them."""
+    handed_over: Fenced | None = None
+    """Redis had all of its turns when it was given the next lease, which is this one."""
     waiting: deque[Acknowledged] = field(default_factory=deque)
     commits: asyncio.Lock = field(default_factory=asyncio.Lock)
     flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,6 +72,10 @@ class Copy:
     def last(self) -> str:
         """Id of the last of them, "" if there is none."""
         return self.waiting[-1].turn.turn_id if self.waiting else self.last_turn_id
+
+    def judged(self, answer: A) -> A | Fenced:
+        """PostgreSQL's answer to this lease's holder. It may not have been brought all turns yet."""
+        return self.handed_over if isinstance(answer, Regressed) and self.handed_over is not None else answer
 
     def note(self, turn: Turn, asked_s: float) -> None:
         """PostgreSQL has this turn at the end of its log."""

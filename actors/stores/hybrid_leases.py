@@ -5,7 +5,8 @@ The order, and what a crash leaves after each step:
 1. PostgreSQL grants: from here on no earlier lease can begin to have turns acknowledged by Redis.
 2. The lease is installed in Redis: from here on no earlier lease can add to what is there. Until then it may, and is
    right to: what it has acknowledged is read in this very step.
-3. What Redis has beyond PostgreSQL's log is appended there, under the new lease.
+3. What Redis has beyond PostgreSQL's log is appended there, under the new lease; PostgreSQL no longer says "hot". Left
+   out where it doesn't say so: then there is nothing.
 4. If Redis had lost its copy, it is filled from PostgreSQL.
 
 Only then is the claim granted. Whoever claims after a crash in between finds less to do, and does it.
@@ -113,24 +114,24 @@ class Leases:
         self, key: SessionKey, head: Head, host: HostRef, mine: Copy | None, asked_s: float
     ) -> Granted | Held | None:
         """The session, once Redis agrees. None: another claim has come first, ask again."""
-        noted = head.hot
+        found = head
         if mine is not None and _continues(mine, head):
             # Whatever the lease before this one has had acknowledged is in PostgreSQL.
             head = replace(head, hot=False)
         installed = await self._hot.ask(calls.install(self._hot.keys, key, head, host, self._copy_ms))
         if isinstance(installed, calls.Newer):
-            return await self._surpass(key, head, host, mine, asked_s, installed.epoch)
+            return await self._surpass(key, found, host, mine, asked_s, installed.epoch)
         if installed is None and head.hot:
             raise StoreUnavailable("Turns of this session may be in Redis alone, and Redis is gone.")
-        copy = Copy(key, head.lease, host, head.turn_seq, head.last_turn_id, asked_s, noted=noted)
+        copy = Copy(key, head.lease, host, head.turn_seq, head.last_turn_id, asked_s, noted=found.hot)
         if installed is None or installed.turns is None:
             turns, state = await self._read(key, head.turn_seq), head.state
         else:
             turns, state = installed.turns, installed.state if len(installed.turns) > head.turn_seq else head.state
-        if len(turns) > head.turn_seq and not await self._bring(copy, turns[head.turn_seq :], state):
+        copy.lost = installed is not None and installed.lost
+        if found.hot and not copy.lost and not await self._bring(copy, turns[head.turn_seq :], state):
             return None
         if installed is not None:
-            copy.lost = installed.lost
             copy.in_step = installed.turns is not None or await self._fill(copy, turns, state)
         self._copies.keep(copy)
         return Granted(head.lease, Checkpoint(turns, state), head.takeovers, head.suspects)
@@ -146,16 +147,17 @@ class Leases:
         return await self._granted(key, replace(head, lease=answer), host, mine, asked_s)
 
     async def _bring(self, copy: Copy, tail: tuple[Turn, ...], state: bytes) -> bool:
-        """What Redis alone has of the session into PostgreSQL. False: the lease has gone meanwhile."""
+        """What Redis alone has of the session into PostgreSQL, which then has all. False: the lease has gone."""
         asked_s = asyncio.get_running_loop().time()
+        end, last_state = copy.turn_seq + len(tail), (state or None) if tail else None
         answer = await self._postgres.call(
-            calls.append(
-                copy.key, copy.lease, copy.last_turn_id, tail, tail[-1].turn_seq, state or None, self._ttl_ms, True
-            )
+            calls.append(copy.key, copy.lease, copy.last_turn_id, tail, end, last_state, self._ttl_ms, hot=False)
         )
         if not isinstance(answer, calls.Appended):
             return False
-        copy.note(tail[-1], asked_s)
+        copy.noted = False
+        if tail:
+            copy.note(tail[-1], asked_s)
         return True
 
     async def _read(self, key: SessionKey, turn_seq: int) -> tuple[Turn, ...]:

@@ -48,7 +48,7 @@ async def lab(
 @pytest_asyncio.fixture
 async def behind(own_postgres: PostgresServer, server_url: Callable[[str], str]) -> AsyncIterator[HybridLab]:
     """With ``ack=hot``, before a PostgreSQL that may be frozen."""
-    lab = HybridLab("hot", server_url("valkey"), own_postgres.url, timeout_s=0.2)
+    lab = HybridLab("hot", server_url("valkey"), own_postgres.url, timeout_s=0.7)
     try:
         yield lab
     finally:
@@ -148,7 +148,7 @@ async def test_hot_turns_go_on_without_postgresql_until_the_lag_is_at_its_bound(
 async def test_a_durable_turn_is_not_confirmed_without_postgresql(
     own_postgres: PostgresServer, server_url: Callable[[str], str]
 ) -> None:
-    lab = HybridLab("durable", server_url("valkey"), own_postgres.url, timeout_s=0.2)
+    lab = HybridLab("durable", server_url("valkey"), own_postgres.url, timeout_s=0.7)
     talk = await begin(lab.store(), "a")
     own_postgres.freeze()
     with pytest.raises(StoreUnavailable):
