@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from actors.errors import StoreUnavailable
 from actors.model import HostRef, SessionKey
+from actors.stores import hybrid_calls as calls
 from actors.stores.base import Deleted, Fenced, Granted, Held, Missing, Ok, Regressed, Replayed, SessionStore
+from actors.stores.hybrid import HybridStore
+from actors.stores.postgres_functions import OF_HYBRID
+from actors.stores.postgres_lanes import Lanes
 from tests.contract.hybrid_lab import Host, HybridLab
 from tests.contract.lab import ANNA, BERT, CARL, Talk, begin, fresh_key, turn
 
@@ -55,6 +60,11 @@ async def hot_talk(lab: HybridLab, host: Host, *more: str) -> Talk:
     await talk.say(*more)
     assert lab.postgres.sql.fetch("SELECT count(*) FROM test.turns")[0]["count"] == 1
     return talk
+
+
+def counts(talk: Talk) -> dict[str, Any]:
+    assert isinstance(talk.store, HybridStore)
+    return talk.store.stats()
 
 
 async def until(done: Callable[[], bool]) -> None:
@@ -222,7 +232,69 @@ async def test_who_was_taken_over_from_is_fenced_and_has_not_regressed(hot: Hybr
     answer = await talk.commit("c")
     assert isinstance(answer, Fenced)
     assert (answer.holder, answer.epoch) == (BERT, successor.lease.epoch)
-    assert talk.store.stats()["lost_turns"] == 0  # type: ignore[attr-defined]
+    assert counts(talk)["lost_turns"] == 0
+
+
+async def test_before_the_next_lease_is_in_redis_the_old_one_goes_on_and_what_it_confirms_is_taken_along(
+    hot: HybridLab,
+) -> None:
+    old, go_on = Host(), asyncio.Event()
+    talk = await hot_talk(hot, old, "b")
+    new = Host(pauses={"redis.install": go_on})
+    taking_over = asyncio.create_task(claims(hot.store(host=new), talk.key, BERT))
+    await until(lambda: "redis.install" in new.asked)
+    old.cut.clear()
+    assert await talk.commit("c") == Ok()
+    with pytest.raises(StoreUnavailable, match="taking this session over"):
+        await talk.check()
+    go_on.set()
+    assert (await taking_over).log == ["a", "b", "c"]
+    assert isinstance(await talk.check(), Fenced)
+    assert counts(talk)["lost_turns"] == 0
+
+
+async def test_whose_turns_are_being_brought_to_postgresql_is_fenced_and_has_not_regressed(hot: HybridLab) -> None:
+    """The next holder has them from Redis, and PostgreSQL doesn't have them yet."""
+    old, go_on = Host(), asyncio.Event()
+    talk = await hot_talk(hot, old, "b")
+    new = Host(pauses={"postgres.append": go_on})
+    taking_over = asyncio.create_task(claims(hot.store(host=new), talk.key, BERT))
+    await until(lambda: "postgres.append" in new.asked)
+    old.cut.clear()
+    for answer in (await talk.commit("c"), await talk.commit("c"), await talk.check(), await talk.release()):
+        assert isinstance(answer, Fenced) and answer.holder == BERT
+    go_on.set()
+    assert (await taking_over).log == ["a", "b"]
+    assert counts(talk)["lost_turns"] == 0
+
+
+async def test_a_host_that_may_still_have_a_commit_on_its_way_to_redis_asks_redis_before_it_goes_on(
+    hot: HybridLab,
+) -> None:
+    host = Host()
+    talk = await begin(hot.store(host=host), "a")
+    host.cut = {"redis", "postgres"}
+    with pytest.raises(StoreUnavailable):
+        await talk.commit("b")
+    host.cut = {"redis"}
+    with pytest.raises(StoreUnavailable, match="in Redis alone"):
+        await Talk(talk.store, talk.key).claim()
+    host.cut = set()
+    await until(lambda: not counts(talk)["degraded"])
+    again = Talk(talk.store, talk.key)
+    await again.claim()
+    assert again.log == ["a"]
+
+
+async def test_that_nothing_is_hot_any_more_is_not_heard_when_it_comes_after_a_later_turn(hot: HybridLab) -> None:
+    talk = await begin(hot.store(), "a", "b")
+    await hot.settle()
+    lanes = Lanes(hot.postgres.settings, OF_HYBRID)
+    of_old = calls.append(talk.key, talk.lease, "a", [], 1, None, 1_000_000, hot=False)
+    assert await lanes.call(of_old) == calls.Appended(hot=True)
+    of_now = calls.append(talk.key, talk.lease, "b", [], 2, None, 1_000_000, hot=False)
+    assert await lanes.call(of_now) == calls.Appended(hot=False)
+    await lanes.aclose()
 
 
 async def test_a_plain_postgresql_host_leaves_a_hot_session_alone(hot: HybridLab) -> None:
@@ -323,7 +395,7 @@ async def test_a_redis_that_went_back_to_an_older_lease_confirms_nothing_that_st
     await successor.say("b")
     await hot.redis.restore(talk.key, old)
     assert await talk.commit("x") == Ok(), "as if Redis were alone"
-    await until(lambda: talk.store.stats()["lost_turns"] == 1)  # type: ignore[attr-defined]
+    await until(lambda: counts(talk)["lost_turns"] == 1)
     assert await talk.commit("y") == Regressed(2)
     await successor.say("c")
     assert await successor.stored() == ["a", "b", "c"]

@@ -21,7 +21,7 @@ from actors.stores.hybrid import HybridStore
 from tests.contract.hybrid_lab import Host, HybridLab
 from tests.contract.lab import Talk, fresh_key
 
-SEEDS = range(6)
+SEEDS = range(4)
 HOSTS = 4
 STEPS = (10, 25)
 

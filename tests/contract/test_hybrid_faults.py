@@ -19,7 +19,7 @@ from actors.stores.url import halves, shown
 from tests.contract.conftest import start
 from tests.contract.hybrid_lab import Host, HybridLab
 from tests.contract.lab import BERT, Talk, begin, turn
-from tests.contract.test_hybrid import claims, in_postgres, in_redis, until
+from tests.contract.test_hybrid import claims, counts, in_postgres, in_redis, until
 from tests.postgres_server import PostgresServer
 from tests.servers import Durability, Server, free_port
 
@@ -56,11 +56,6 @@ async def behind(own_postgres: PostgresServer, server_url: Callable[[str], str])
         await lab.aclose()
 
 
-def stats(talk: Talk) -> dict[str, Any]:
-    assert isinstance(talk.store, HybridStore)
-    return talk.store.stats()
-
-
 # --- Redis away -------------------------------------------------------------------------------------------------------
 
 
@@ -69,19 +64,19 @@ async def test_without_redis_sessions_go_on_and_when_it_is_back_it_follows(lab: 
     await other.release()
     own_redis.kill()
     await talk.say("c", "d")
-    assert stats(talk)["degraded"]
+    assert counts(talk)["degraded"]
     assert in_postgres(lab)[-2:] == ["c", "d"]
     elsewhere = Talk(lab.store(), other.key, BERT)
     assert isinstance(await elsewhere.claim(), Granted)
     await elsewhere.say("y")
     assert await elsewhere.stored() == ["x", "y"]
     own_redis.restart()
-    await until(lambda: not stats(talk)["degraded"])
+    await until(lambda: not counts(talk)["degraded"])
     await talk.say("e")
     await until(lambda: in_redis(lab, talk.key) == 5)
     await talk.say("f", "g")
     assert await Talk(lab.store(), talk.key).stored() == ["a", "b", "c", "d", "e", "f", "g"]
-    assert stats(talk)["lost_turns"] == 0
+    assert counts(talk)["lost_turns"] == 0
 
 
 async def test_a_redis_that_hangs_is_waited_for_once(lab: HybridLab, own_redis: Server) -> None:
@@ -92,7 +87,7 @@ async def test_a_redis_that_hangs_is_waited_for_once(lab: HybridLab, own_redis: 
     await talk.say("c", "d", "e", "f")
     assert clock() - began_s < 3 * 0.5
     own_redis.thaw()
-    await until(lambda: not stats(talk)["degraded"])
+    await until(lambda: not counts(talk)["degraded"])
     await talk.say("g")
     assert await talk.stored() == ["a", "b", "c", "d", "e", "f", "g"]
 
@@ -118,7 +113,7 @@ async def test_a_commit_that_was_lost_on_its_way_to_redis_is_done_once(lab: Hybr
     own_redis.freeze()
     assert await talk.commit("c") == Ok()
     own_redis.thaw()
-    await until(lambda: not stats(talk)["degraded"])
+    await until(lambda: not counts(talk)["degraded"])
     assert await talk.store.commit(talk.key, talk.lease, "b", turn(3, "c"), None) == Replayed(turn(3, "c"))
     await talk.say("d")
     assert await talk.stored() == ["a", "b", "c", "d"]
@@ -133,13 +128,13 @@ async def test_hot_turns_go_on_without_postgresql_until_the_lag_is_at_its_bound(
     talk = await begin(behind.store(lag_max_s=0.4), "a")
     own_postgres.freeze()
     await talk.say("b", "c")
-    assert stats(talk)["lag_turns"] == 2
-    await until(lambda: stats(talk)["lag_s"] >= 0.4)
+    assert counts(talk)["lag_turns"] == 2
+    await until(lambda: counts(talk)["lag_s"] >= 0.4)
     with pytest.raises(StoreUnavailable):
         await talk.commit("d")
     own_postgres.thaw()
-    await until(lambda: stats(talk)["lag_turns"] == 0)
-    assert stats(talk)["lag_s"] == 0.0
+    await until(lambda: counts(talk)["lag_turns"] == 0)
+    assert counts(talk)["lag_s"] == 0.0
     await talk.say("d", "e")
     await behind.settle()
     assert in_postgres(behind) == ["a", "b", "c", "d", "e"]
@@ -168,7 +163,7 @@ async def test_what_a_killed_postgresql_had_not_confirmed_is_brought_again(
     await talk.say("b", "c", "d")
     own_postgres.restart()
     behind.postgres.sql.close()
-    await until(lambda: stats(talk)["lag_turns"] == 0)
+    await until(lambda: counts(talk)["lag_turns"] == 0)
     assert await talk.stored() == ["a", "b", "c", "d"]
 
 
