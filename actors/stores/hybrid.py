@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 class HybridStore:
     """The :class:`~actors.stores.base.SessionStore` on a Redis and a PostgreSQL. Belongs to one event loop.
 
-    ``gone``: why Redis is away already.
+    ``gone``: why Redis is away already. ``writers``: in the background, to PostgreSQL; else half of the connections.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class HybridStore:
         own: StoreSettings,
         sweep_s: float = 0.0,
         gone: str = "",
+        writers: int | None = None,
     ) -> None:
         self._acks_hot = own.ack == "hot"
         self._own = own
@@ -79,7 +80,7 @@ class HybridStore:
         self._postgres = postgres
         self._plain = PostgresStore(postgres, session.ttl_s, session.tombstone_s, own.page_bytes_max, sweep_s)
         self._hot = Hot(redis, Keys(own.prefix), lambda: self._behind.cool(self._copies))
-        writers = max(1, own.connections_max // 2)
+        writers = max(1, own.connections_max // 2) if writers is None else writers
         self._behind = Behind(postgres, self._ttl_ms, own.pipeline_bytes_max, writers, self._refused)
         bytes_max = own.pipeline_bytes_max
         self._leases = Leases(
