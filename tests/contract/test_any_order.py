@@ -307,9 +307,7 @@ def test_any_order_of_calls_and_losses_is_answered_as_the_model_says(
         Machine,
         settings=settings(
             # A statement of PostgreSQL costs several times as much as a script of Redis.
-            max_examples=EXAMPLES
-            if kind in ("memory", "valkey")
-            else max(1, EXAMPLES // (4 if kind == "postgres" else 8)),
+            max_examples=max(1, EXAMPLES // {"postgres": 4, **dict.fromkeys(HYBRIDS, 8)}.get(kind, 1)),
             stateful_step_count=40,
             deadline=None,
             database=None,
