@@ -1,8 +1,8 @@
 """I1-I10 on the production classes, under seeded faults between any two steps.
 
 ``SIMULATION_SEEDS`` sets how many seeds run (2,000 without it), ``SIMULATION_SERVER_SEEDS`` how many of them on a real
-server (200), ``SIMULATION_POSTGRES_SEEDS`` how many on a PostgreSQL, and on both together (10). A failing seed prints the command that
-replays it.
+server (200), ``SIMULATION_POSTGRES_SEEDS`` how many on a PostgreSQL, and on both together (10). A failing seed prints
+the command that replays it.
 """
 
 from __future__ import annotations
