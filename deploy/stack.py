@@ -120,7 +120,9 @@ class Stack:
                     folder.path / "postgres", folder.programs, port, options.fsync, password, options.hosts, env
                 )
             else:
-                store = Valkey(folder.path / "redis", port, options.fsync, env)
+                # Where PostgreSQL confirms, Redis' log needn't wait for the disk: PostgreSQL's would wait for that.
+                confirms = len(urls) == 1 or env.get("REHYDRA_STORE__ACK") == "hot"
+                store = Valkey(folder.path / "redis", port, options.fsync if confirms else "everysec", env)
             urls[at] = store.url
             await self._start_server(store)
         self._store_url = env["REHYDRA_STORE__URL"] = joined(urls)
