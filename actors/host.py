@@ -31,7 +31,7 @@ from actors.ports import Done, Passed, Peers, Placement, Requester
 from actors.residents import Residents
 from actors.session import Activation
 from actors.settings import Settings
-from actors.stores.base import Deleted, Missing, SessionStore, Turns
+from actors.stores.base import Deleted, Missing, SessionStore, Turns, Watched
 from actors.ticket import Elsewhere, Ticket
 from actors.untold import Untold
 
@@ -334,4 +334,5 @@ class Host:
             **self._residents.stats(),
             "claims_most": self.claims.most,
             "draining": self._draining,
+            **({"store": self.store.stats()} if isinstance(self.store, Watched) else {}),
         }

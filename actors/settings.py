@@ -77,7 +77,8 @@ class SessionSettings(Group):
 class StoreSettings(Group):
     url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="`redis://`, `rediss://`, `postgresql://`, `dynamodb://` or `mongodb://` URL, or `memory://`.",
+        description="`redis://`, `rediss://`, `postgresql://`, `dynamodb://` or `mongodb://` URL,"
+        " `hybrid+redis://…+postgresql://…`, or `memory://`.",
     )
     prefix: str = Field(
         "rehydra", pattern=r"^[A-Za-z0-9._-]{1,32}$", description="First part of every key; in PostgreSQL, the schema."
@@ -89,6 +90,20 @@ class StoreSettings(Group):
     pipeline_bytes_max: int = Field(1 << 20, gt=0, description="Bytes that one pipeline may carry.")
     pipeline_calls_max: int = Field(128, gt=0, description="Calls that one pipeline may carry.")
     sweep_s: float = Field(60.0, gt=0, description="Time between two sweeps of what has expired (PostgreSQL), seconds.")
+    ack: str = Field(
+        "durable",
+        pattern=r"^(durable|hot)$",
+        description="Of a hybrid store: a turn is confirmed once it is in PostgreSQL (`durable`), or in Redis (`hot`).",
+    )
+    lag_max_s: float = Field(
+        5.0, gt=0, description="`hot`: PostgreSQL's lag at which turns are confirmed by it again, seconds."
+    )
+    hot_ttl_s: float = Field(
+        86_400.0,
+        gt=0,
+        le=KEPT_S_MAX,
+        description="How long the Redis of a hybrid store keeps an idle session.",
+    )
     waiting_max: int = Field(20_000, gt=0, description="Calls of one host that may wait for the store; beyond it 503.")
 
 

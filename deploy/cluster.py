@@ -54,7 +54,7 @@ def check(settings: Settings) -> None:
         raise Misconfigured("store.url: several hosts can't share memory://; set REDIS_URL, or leave it unset.")
 
     async def knock() -> None:
-        sessions, membership = await open_store(settings)
+        sessions, membership = await open_store(settings, whole=True)
         await sessions.aclose()
         membership.close()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from actors.stores.url import shown
 from deploy.folder import LOGS, ROOT, Folder, NotPossible
 from deploy.options import STORES, Options
 from deploy.processes import MARK
@@ -37,7 +38,7 @@ def environment(options: Options, folder: Folder) -> dict[str, str]:
 
     NotPossible if it is a setting that would be overruled here: whoever set it would wait for it in vain.
     """
-    for name, instead in (_TOLD_OTHERWISE | {"REHYDRA_STORE__URL": STORES[options.store]}).items():
+    for name, instead in (_TOLD_OTHERWISE | {"REHYDRA_STORE__URL": " and ".join(STORES[options.store])}).items():
         if name in os.environ:
             raise NotPossible(f"{name} is set, which deploy/up doesn't follow: use {instead} instead, and unset it.")
     env = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
@@ -60,20 +61,30 @@ def environment(options: Options, folder: Folder) -> dict[str, str]:
         env["REHYDRA_AGENT__PATH"] = options.agent
     if url := store_url(options):
         env["REHYDRA_STORE__URL"] = url
+    if any(given(options)):
         # Two stacks on one store are two stacks, not one with hosts that can't reach each other.
         env.setdefault("REHYDRA_STORE__PREFIX", f"rehydra-{options.port}")
     return env
 
 
+def given(options: Options) -> list[str]:
+    """The servers of the store that run already and are to be used; "" in place of each that the stack is to start."""
+    return [os.environ.get(variable, "") for variable in STORES[options.store]]
+
+
 def store_url(options: Options) -> str:
-    """The store that runs already and is to be used; "" if the stack is to start one of its own."""
-    return os.environ.get(STORES[options.store], "")
+    """The store, if all of it runs already; "" if the stack is to start something of its own."""
+    return joined(given(options)) if all(given(options)) else ""
+
+
+def joined(urls: Sequence[str]) -> str:
+    """The URL of a store: that of its one server, or those of its Redis and its PostgreSQL."""
+    return urls[0] if len(urls) == 1 else f"hybrid+{urls[0]}+{urls[1]}"
 
 
 def shown_url(url: str) -> str:
     """The address without user, password and options."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return shown(url)
 
 
 def _token(folder: Folder) -> Path:

@@ -13,13 +13,13 @@ It stays until Ctrl-C or deploy/down; the talks stay for the next start."""
 ENVIRONMENT = """\
 environment:
   REDIS_URL              use this Redis (or Valkey) instead of the bundled one
-  POSTGRES_URL           with --store postgres: use this PostgreSQL instead of one of its own
+  POSTGRES_URL           with --store postgres or hybrid: use this PostgreSQL instead of one of its own
   REHYDRA_<GROUP>__<NAME>  any setting of README.md's table, such as REHYDRA_SESSION__IDLE_S=60
 """
 
 
-STORES = {"redis": "REDIS_URL", "postgres": "POSTGRES_URL"}
-"""What ``--store`` takes, and the variable that names one that runs already."""
+STORES = {"redis": ("REDIS_URL",), "postgres": ("POSTGRES_URL",), "hybrid": ("REDIS_URL", "POSTGRES_URL")}
+"""What ``--store`` takes, and the variables that name servers which run already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,16 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--agent", default="", metavar="MODULE:NAME", help="the agent (actors.agents.recall:recall)")
     parser.add_argument("--data-dir", default="", metavar="FOLDER", help="data, state and logs (.data/<port>)")
     parser.add_argument(
-        "--store", choices=STORES, default="redis", help="where the talks are kept: redis (the default) or postgres"
+        "--store",
+        choices=STORES,
+        default="redis",
+        help="where the talks are kept: redis (the default), postgres, or hybrid: Redis in front, PostgreSQL behind",
     )
     parser.add_argument(
         "--fsync",
         choices=("always", "everysec"),
         default="always",
-        help="when the store of its own writes to disk: before each answer (the default), or once a second",
+        help="when a store of its own writes to disk: before each answer (the default), or once a second",
     )
     parser.add_argument("--detach", action="store_true", help="return as soon as it works; end it with deploy/down")
     parser.add_argument(

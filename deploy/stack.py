@@ -1,9 +1,9 @@
 """A stack's life: everything on this machine, from nothing to a first turn, and back to nothing.
 
-One process, the supervisor, with two children: the store (unless REDIS_URL or POSTGRES_URL names one) and the keeper of
-``deploy.cluster``, below which Ray has all the rest. A store that dies is started again; a cluster that dies ends the
-stack. What the supervisor deliberately does not do: restart hosts (Ray Serve does), or keep the edge true (the Edge
-deployment does).
+One process, the supervisor, with a few children: the servers of the store (unless REDIS_URL or POSTGRES_URL names them)
+and the keeper of ``deploy.cluster``, below which Ray has all the rest. A server that dies is started again; a cluster
+that dies ends the stack. What the supervisor deliberately does not do: restart hosts (Ray Serve does), or keep the edge
+true (the Edge deployment does).
 
 The way down is the same for Ctrl-C, SIGTERM (``deploy/down``) and a failed start: hosts leave (unless the start wasn't
 over), the store writes what is unwritten, and then everything that still lives of the stack is ended. If the supervisor
@@ -21,7 +21,7 @@ from typing import TextIO, TypeVar
 
 from deploy import processes
 from deploy.child import ClusterChild
-from deploy.environment import environment, shown_url, store_url
+from deploy.environment import environment, given, joined, shown_url, store_url
 from deploy.folder import SERVE_LOGS, Folder, NotPossible
 from deploy.options import STORES, Options
 from deploy.postgres import Postgres
@@ -55,7 +55,8 @@ class Stack:
         self._options = options
         self._folder = folder
         self._began = time.monotonic()
-        self._store: Valkey | Postgres | None = None
+        self._stores: list[Valkey | Postgres] = []
+        self._store_url = store_url(options)
         self._cluster = ClusterChild(folder.path / "cluster.log")
         self._stop = asyncio.Event()
         self._impatient = asyncio.Event()
@@ -107,20 +108,28 @@ class Stack:
 
     async def _start_store(self, env: dict[str, str]) -> None:
         options, folder = self._options, self._folder
-        if url := store_url(options):
-            self.say(f"the store is {shown_url(url)}, from {STORES[options.store]}")
-            return
-        port = free_port(options.port)
-        if options.store == "postgres":
-            password = folder.secret("postgres-password")
-            store: Valkey | Postgres = Postgres(
-                folder.path / "postgres", folder.programs, port, options.fsync, password, options.hosts, env
-            )
-        else:
-            store = Valkey(folder.path / "redis", port, options.fsync, env)
-        env["REHYDRA_STORE__URL"] = store.url
+        urls = given(options)
+        for at, variable in enumerate(STORES[options.store]):
+            if urls[at]:
+                self.say(f"the store is {shown_url(urls[at])}, from {variable}")
+                continue
+            port = free_port(options.port)
+            if variable == "POSTGRES_URL":
+                password = folder.secret("postgres-password")
+                store: Valkey | Postgres = Postgres(
+                    folder.path / "postgres", folder.programs, port, options.fsync, password, options.hosts, env
+                )
+            else:
+                # Where PostgreSQL confirms, Redis' log needn't wait for the disk: PostgreSQL's would wait for that.
+                confirms = len(urls) == 1 or env.get("REHYDRA_STORE__ACK") == "hot"
+                store = Valkey(folder.path / "redis", port, options.fsync if confirms else "everysec", env)
+            urls[at] = store.url
+            await self._start_server(store)
+        self._store_url = env["REHYDRA_STORE__URL"] = joined(urls)
+
+    async def _start_server(self, store: Valkey | Postgres) -> None:
         await self._unless_stopped(asyncio.to_thread(store.make))
-        self._store = store
+        self._stores.append(store)
         # Here and not in a thread: the kernel ends it with the thread that started it.
         store.start()
         await self._until(store.name, lambda: asyncio.to_thread(store.answers))
@@ -130,7 +139,7 @@ class Stack:
         """Say what there is, to people and to scripts."""
         options = self._options
         url = f"http://{options.bind}:{options.port}"
-        store = shown_url(self._store.url if self._store else store_url(options))
+        store = shown_url(self._store_url)
         self.say(f"Rehydra is up: {url}")
         tell(
             f"""
@@ -189,8 +198,9 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
         return True
 
     def _require_children(self) -> None:
-        if self._store is not None and self._store.ended:
-            raise NotPossible(f"{self._store.name} ended: {self._store.last_words()}")
+        for store in self._stores:
+            if store.ended:
+                raise NotPossible(f"{store.name} ended: {store.last_words()}")
         if (code := self._cluster.ended()) is not None:
             raise NotPossible(f"The cluster ended (exit code {code}); see {self._cluster.log}.")
 
@@ -219,10 +229,11 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
     async def watch(self) -> None:
         """Return when asked to stop. NotPossible if the cluster dies, or the store too often."""
         while not await self._stopped_within(LOOK_S):
-            if self._store is not None and self._store.ended and self._restarts < STORE_RESTARTS_MAX:
-                self._restarts += 1
-                self.say(f"{self._store.name} died; starting it again on the same data")
-                self._store.start()
+            for store in self._stores:
+                if store.ended and self._restarts < STORE_RESTARTS_MAX:
+                    self._restarts += 1
+                    self.say(f"{store.name} died; starting it again on the same data")
+                    store.start()
             self._require_children()
 
     async def down(self, in_order: bool = True) -> None:
@@ -230,13 +241,14 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
         self._tell("stopping")
         everything = remains(self._folder)
         await self._cluster.leave(LEAVE_S if in_order else 0.0, self._impatient)
-        if self._store is not None:
+        if self._stores:
             # The others first: whoever is left must not find its store gone. PostgreSQL is several processes.
-            pid = self._store.pid
-            its_own = {pid, *(found.pid for found in processes.below(pid))} if pid else set()
-            others = {found for found in everything if found.pid not in its_own}
+            pids = {store.pid for store in self._stores if store.pid}
+            their_own = pids | {found.pid for pid in pids for found in processes.below(pid)}
+            others = {found for found in everything if found.pid not in their_own}
             await asyncio.to_thread(processes.end, others, END_S)
-            await asyncio.to_thread(self._store.stop, END_S)
+            for store in self._stores:
+                await asyncio.to_thread(store.stop, END_S)
         await asyncio.to_thread(processes.end, everything | remains(self._folder), END_S)
         self._folder.forget()
 

@@ -1,4 +1,7 @@
-"""Checkpoint stores. ``base`` is the contract; every other module keeps it and passes the same suite."""
+"""Checkpoint stores. ``base`` is the contract; every other module keeps it and passes the same suite.
+
+Each is imported when ``store.url`` means it, so that nobody loads, or has to install, another one's client.
+"""
 
 from __future__ import annotations
 
@@ -12,36 +15,42 @@ from actors.errors import Misconfigured
 from actors.settings import Settings, StoreSettings
 from actors.stores.base import MembershipStore, SessionStore
 from actors.stores.guard import SPARE_S, Guard, MemoryGuard
+from actors.stores.url import halves, is_hybrid
 
-CLIENTS: Final = {
-    "postgresql": ("postgres", ("asyncpg",)),
-    "postgres": ("postgres", ("asyncpg",)),
-    "dynamodb": ("dynamodb", ("botocore", "aiobotocore")),
-    "mongodb": ("mongodb", ("pymongo",)),
-    "mongodb+srv": ("mongodb", ("pymongo",)),
+KINDS: Final = {
+    "memory": "memory",
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+    "postgresql": "postgres",
+    "postgres": "postgres",
+    "dynamodb": "dynamodb",
+    "mongodb": "mongodb",
+    "mongodb+srv": "mongodb",
 }
-"""scheme of a URL -> (the extra of this package that it takes, the modules that this installs)"""
+"""scheme of a URL -> the store that it means. A URL of two is a hybrid store's (``url``)."""
+EXTRAS: Final = {"postgres": ("asyncpg",), "dynamodb": ("botocore", "aiobotocore"), "mongodb": ("pymongo",)}
+"""extra of this package -> the modules that it installs"""
 
 
-async def open_store(settings: Settings) -> tuple[SessionStore, MembershipStore]:
+async def open_store(settings: Settings, whole: bool = False) -> tuple[SessionStore, MembershipStore]:
     """The stores that ``store.url`` names, found fit. Misconfigured says in one sentence what is wrong with it.
+
+    ``whole``: also if a part can't be reached that sessions can do without for a while.
 
     ``memory://`` is for one host alone: nothing survives its process, and no other host can see it.
     """
-    scheme = _scheme(settings)
-    if scheme == "memory":
+    kind = _kind(settings)
+    if settings.store.ack == "hot" and kind != "hybrid":
+        raise Misconfigured("store.ack=hot is for a store.url of hybrid+redis://...+postgresql://... alone.")
+    if kind == "memory":
         return _in_memory(settings)
-    if scheme in ("redis", "rediss", "unix"):
-        # Imported here, so that whoever only needs the contract doesn't load the client.
-        from actors.stores.redis import RedisStore  # noqa: PLC0415
-
-        return await RedisStore.open(settings), open_membership(settings)
-    if scheme in CLIENTS:
-        return await _open(_require_client(scheme), settings), open_membership(settings)
-    raise Misconfigured(
-        f"store.url begins with {scheme or 'nothing'!r}; redis://, rediss://, unix://, postgresql://, dynamodb://,"
-        " mongodb://, mongodb+srv:// and memory:// work."
-    )
+    if not kind:
+        raise Misconfigured(
+            f"store.url begins with {_scheme(settings) or 'nothing'!r}; redis://, rediss://, unix://, postgresql://,"
+            " hybrid+redis://...+postgresql://..., dynamodb://, mongodb://, mongodb+srv:// and memory:// work."
+        )
+    return await _open(kind, settings, whole), open_membership(settings)
 
 
 async def open_guard(settings: Settings) -> Guard | None:
@@ -64,11 +73,14 @@ async def open_guard(settings: Settings) -> Guard | None:
 
 async def unfit_store(settings: Settings) -> str:
     """What has become wrong with the store since it was opened, in one sentence; "" if nothing has."""
-    scheme = _scheme(settings)
-    if scheme == "memory":
-        return ""
     try:
-        await _require_fit(_require_client(scheme) if scheme in CLIENTS else "redis", settings.store)
+        kind = _kind(settings)
+        if kind == "hybrid":
+            from actors.stores import hybrid_open  # noqa: PLC0415
+
+            return await hybrid_open.unfit(settings.store)
+        if kind != "memory":
+            await _require_fit(kind, settings.store)
     except Misconfigured as error:
         return error.detail
     return ""
@@ -79,14 +91,28 @@ def open_membership(settings: Settings) -> MembershipStore:
 
     Misconfigured only for what can be seen without asking the store.
     """
-    scheme = _scheme(settings)
+    kind, own = _kind(settings), settings.store
+    if kind == "hybrid":
+        # Where the leases are: hosts that can have sessions must be on the ring, whether Redis is there or not.
+        kind, own = "postgres", own.model_copy(update={"url": halves(own.url)[1]})
     # A beat that takes longer than a beat's interval is a missed one, not one to wait for.
     timeout_s = settings.ring.beat_interval_s
-    if scheme in CLIENTS:
-        return _connect(_require_client(scheme), settings, timeout_s)
+    match kind:
+        case "postgres":
+            from actors.stores.postgres_membership import PostgresMembership  # noqa: PLC0415
+
+            return PostgresMembership.connect(own, timeout_s)
+        case "dynamodb":
+            from actors.stores.dynamodb.membership import DynamoMembership  # noqa: PLC0415
+
+            return DynamoMembership.connect(own, timeout_s)
+        case "mongodb":
+            from actors.stores.mongodb.membership import MongoMembership  # noqa: PLC0415
+
+            return MongoMembership.connect(own, timeout_s)
     from actors.stores.redis_membership import RedisMembership  # noqa: PLC0415
 
-    return RedisMembership.connect(settings.store, timeout_s)
+    return RedisMembership.connect(own, timeout_s)
 
 
 def _scheme(settings: Settings) -> str:
@@ -94,6 +120,66 @@ def _scheme(settings: Settings) -> str:
         return urlsplit(settings.store.url).scheme
     except ValueError as error:
         raise Misconfigured(f"store.url isn't one: {error}") from error
+
+
+def _kind(settings: Settings) -> str:
+    """Which store ``store.url`` means, "" for none. Misconfigured unless that one's client is installed."""
+    scheme = _scheme(settings)
+    kind = extra = KINDS.get(scheme, "")
+    if is_hybrid(scheme):
+        halves(settings.store.url)
+        kind, extra = "hybrid", "postgres"
+    for module in EXTRAS.get(extra, ()):
+        if importlib.util.find_spec(module) is None:
+            raise Misconfigured(
+                f"store.url begins with {scheme!r}, whose client isn't installed ({module} is missing):"
+                f" pip install 'rehydra[{extra}]'."
+            )
+    return kind
+
+
+async def _open(kind: str, settings: Settings, whole: bool) -> SessionStore:
+    match kind:
+        case "postgres":
+            from actors.stores.postgres import PostgresStore  # noqa: PLC0415
+
+            return await PostgresStore.open(settings)
+        case "hybrid":
+            from actors.stores.hybrid_open import open_hybrid  # noqa: PLC0415
+
+            return await open_hybrid(settings, whole)
+        case "dynamodb":
+            from actors.stores.dynamodb.store import DynamoStore  # noqa: PLC0415
+
+            return await DynamoStore.open(settings)
+        case "mongodb":
+            from actors.stores.mongodb.store import MongoStore  # noqa: PLC0415
+
+            return await MongoStore.open(settings)
+    from actors.stores.redis import RedisStore  # noqa: PLC0415
+
+    return await RedisStore.open(settings)
+
+
+async def _require_fit(kind: str, own: StoreSettings) -> None:
+    """Misconfigured unless the store that stands there is fit. Clients that block do so in a thread."""
+    match kind:
+        case "postgres":
+            from actors.stores import postgres_fit  # noqa: PLC0415
+
+            await postgres_fit.require_fit(own.url, own.timeout_s, warn=False)
+        case "dynamodb":
+            from actors.stores.dynamodb import fit as dynamodb_fit  # noqa: PLC0415
+
+            await asyncio.to_thread(dynamodb_fit.require_fit, own)
+        case "mongodb":
+            from actors.stores.mongodb import fit as mongodb_fit  # noqa: PLC0415
+
+            await asyncio.to_thread(mongodb_fit.require_fit, own)
+        case _:
+            from actors.stores import redis_fit  # noqa: PLC0415
+
+            await redis_fit.require_fit(own.url, own.timeout_s, warn=False)
 
 
 def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
@@ -106,69 +192,3 @@ def _in_memory(settings: Settings) -> tuple[SessionStore, MembershipStore]:
     session = settings.session
     sessions = MemoryStore(now_ms, session.ttl_s, session.tombstone_s, settings.store.page_bytes_max)
     return sessions, MemoryMembership(now_ms)
-
-
-# --- stores whose clients come with an extra each: imported when they are meant -----------------------------------
-
-
-def _require_client(scheme: str) -> str:
-    """The extra's name. Misconfigured unless it is installed."""
-    extra, modules = CLIENTS[scheme]
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise Misconfigured(
-                f"store.url begins with {scheme!r}, whose client isn't installed ({module} is missing):"
-                f" pip install 'rehydra[{extra}]'."
-            )
-    return extra
-
-
-async def _open(extra: str, settings: Settings) -> SessionStore:
-    match extra:
-        case "postgres":
-            from actors.stores.postgres import PostgresStore  # noqa: PLC0415
-
-            return await PostgresStore.open(settings)
-        case "dynamodb":
-            from actors.stores.dynamodb.store import DynamoStore  # noqa: PLC0415
-
-            return await DynamoStore.open(settings)
-    from actors.stores.mongodb.store import MongoStore  # noqa: PLC0415
-
-    return await MongoStore.open(settings)
-
-
-def _connect(extra: str, settings: Settings, timeout_s: float) -> MembershipStore:
-    match extra:
-        case "postgres":
-            from actors.stores.postgres_membership import PostgresMembership  # noqa: PLC0415
-
-            return PostgresMembership.connect(settings.store, timeout_s)
-        case "dynamodb":
-            from actors.stores.dynamodb.membership import DynamoMembership  # noqa: PLC0415
-
-            return DynamoMembership.connect(settings.store, timeout_s)
-    from actors.stores.mongodb.membership import MongoMembership  # noqa: PLC0415
-
-    return MongoMembership.connect(settings.store, timeout_s)
-
-
-async def _require_fit(kind: str, own: StoreSettings) -> None:
-    """Misconfigured unless the store that stands there is fit. Clients that block do so in a thread."""
-    match kind:
-        case "redis":
-            from actors.stores import redis_fit  # noqa: PLC0415
-
-            await redis_fit.require_fit(own.url, own.timeout_s, warn=False)
-        case "postgres":
-            from actors.stores import postgres_fit  # noqa: PLC0415
-
-            await postgres_fit.require_fit(own.url, own.timeout_s, warn=False)
-        case "dynamodb":
-            from actors.stores.dynamodb import fit as dynamodb_fit  # noqa: PLC0415
-
-            await asyncio.to_thread(dynamodb_fit.require_fit, own)
-        case _:
-            from actors.stores.mongodb import fit as mongodb_fit  # noqa: PLC0415
-
-            await asyncio.to_thread(mongodb_fit.require_fit, own)

@@ -12,7 +12,7 @@ What a store deliberately does not do: compare clocks of machines, expire leases
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from actors.model import BeatReply, Checkpoint, HostRef, HostState, Lease, Member, SessionKey, Table, Turn
 
@@ -203,6 +203,15 @@ class SessionStore(Protocol):
         ...
 
 
+@runtime_checkable
+class Watched(Protocol):
+    """A store that has something to say of itself, for ``/healthz``."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start, and how things are now."""
+        ...
+
+
 class MembershipStore(Protocol):
     """The membership table and the beats. Synchronous: it is called from the beat thread, which may block.
 
@@ -258,4 +267,5 @@ __all__ = [
     "Replayed",
     "SessionStore",
     "Turns",
+    "Watched",
 ]

@@ -65,21 +65,32 @@ def claim(
                 return Held(_host(row), row["epoch"])
             case "newer":
                 raise newer_schema("A session", row["schema_version"])
+            case "hot":
+                raise _hot(key)
         return _deleted("claim", row)
 
     arguments = (
         *_of(key),
         *(token, host.incarnation, host.slot, host.address),
         *(over or ("", 0)),
-        *(ttl_ms, SCHEMA_VERSION, SUSPECTS_BYTES_MAX, window or 0),
+        *(ttl_ms, SCHEMA_VERSION, SUSPECTS_BYTES_MAX, window or 0, False),
     )
     return Call("claim", arguments, decode, loads=True)
 
 
 def commit(
-    key: SessionKey, lease: Lease, previous_turn_id: str, turn: Turn, state: bytes | None, ttl_ms: int
+    key: SessionKey,
+    lease: Lease,
+    previous_turn_id: str,
+    turn: Turn,
+    state: bytes | None,
+    ttl_ms: int,
+    hot: bool = False,
 ) -> Call[CommitAnswer]:
-    """:meth:`actors.stores.base.SessionStore.commit`. ValueError if a text of the turn isn't UTF-8."""
+    """:meth:`actors.stores.base.SessionStore.commit`. ValueError if a text of the turn isn't UTF-8.
+
+    ``hot``, as below: what a hybrid store notes for the session; see ``sql/layout_2.sql``.
+    """
     assert turn.turn_id and turn.turn_seq >= 1, "A turn has an id and counts from 1."
     assert (turn.turn_seq == 1) == (previous_turn_id == ""), "Only the first turn has no predecessor."
 
@@ -99,18 +110,18 @@ def commit(
         *_of(key),
         *_shown(lease, turn.turn_seq - 1, previous_turn_id),
         *(turn.turn_id.encode(), turn.fingerprint, encode_turn(key.tenant, turn)),
-        *(ttl_ms, state),
+        *(ttl_ms, state, hot),
     )
     return Call("commit", arguments, decode)
 
 
-def release(key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> Call[ReleaseAnswer]:
+def release(key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, hot: bool = False) -> Call[ReleaseAnswer]:
     """:meth:`actors.stores.base.SessionStore.release`."""
 
     def decode(row: Answer) -> ReleaseAnswer:
         return _OK if row["answer"] == "ok" else _refusal("release", row)
 
-    return Call("release", (*_of(key), *_shown(lease, turn_seq, last_turn_id)), decode)
+    return Call("release", (*_of(key), *_shown(lease, turn_seq, last_turn_id), hot), decode)
 
 
 def check(
@@ -190,6 +201,13 @@ def _host(row: Answer) -> HostRef:
 def _damaged(key: SessionKey) -> StoreUnavailable:
     # Only a hand on the tables can do this. To go on would fork the session silently.
     return StoreUnavailable(f"The log of session {key.session_id!r} in the store is damaged: turns are missing.")
+
+
+def _hot(key: SessionKey) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"Session {key.session_id!r} was kept by a host with store.ack=hot, so its last turns may be in Redis alone:"
+        " give this host the same store.url."
+    )
 
 
 def _deleted(function: str, row: Answer) -> Deleted:

@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, TypeVar
 A = TypeVar("A")
 Answer = Mapping[str, Any]
 """One row: the function's OUT arguments by name."""
-Argument = bytes | str | int | bool | None
+Argument = bytes | str | int | bool | Sequence[bytes] | Sequence[str] | None
 
 SQL_FOLDER: Final = Path(__file__).with_name("sql")
 _INCLUDE: Final = re.compile(r"^ *-- include: (\w+\.sql)$", re.MULTILINE)
@@ -30,6 +30,7 @@ _ARGUMENT: Final = re.compile(r"[(,]\s*_\w+ \w+")
 SHARED: Final = ("time_ms", "sweep_hour", "changed", "hand_on")
 """Called by the others, never by a host; in the order in which they can be made."""
 OF_SESSIONS: Final = ("claim", "commit", "release", "check", "delete", "read", "sweep")
+OF_HYBRID: Final = (*OF_SESSIONS, "append", "surpass")
 OF_MEMBERSHIP: Final = ("join", "beat", "leave", "evict", "table")
 
 
@@ -80,7 +81,7 @@ def compose(name: str, folder: Path = SQL_FOLDER) -> str:
 
 def load(folder: Path = SQL_FOLDER) -> Functions:
     """All functions, read from ``folder``."""
-    sources = {name: compose(name, folder) for name in (*SHARED, *OF_SESSIONS, *OF_MEMBERSHIP)}
+    sources = {name: compose(name, folder) for name in (*SHARED, *OF_HYBRID, *OF_MEMBERSHIP)}
     digest = hashlib.sha256("\n".join(sources.values()).encode("utf-8")).hexdigest()[:12]
     return Functions(sources, digest)
 

@@ -22,6 +22,10 @@ OLDEST: Final = (7, 0)
 """Oldest version of Redis whose commands the scripts use (Valkey reports one too, for its clients' sake)."""
 
 
+class NotReached(Misconfigured):
+    """Nobody answers at that address now."""
+
+
 async def require_fit(url: str, timeout_s: float, warn: bool = True) -> None:
     """Misconfigured unless the server at ``url`` answers, lets us in, is new enough, writable, and never evicts."""
     try:
@@ -54,7 +58,7 @@ async def _info(client: Redis, where: str, warn: bool) -> dict[str, Any] | None:
             f"The store at {where} doesn't let us in ({error}): see user and password in store.url."
         ) from error
     except (RedisError, OSError) as error:
-        raise Misconfigured(f"The store at {where} can't be reached: {error}") from error
+        raise NotReached(f"The store at {where} can't be reached: {error}") from error
     try:
         info: dict[str, Any] = await client.info()
     except (RedisError, OSError) as error:

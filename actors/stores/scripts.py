@@ -100,6 +100,7 @@ def load(folder: Path = LUA_FOLDER) -> dict[str, Script]:
 _NAMES: Final = (
     *("claim", "commit", "release", "check", "delete", "read"),
     *("join", "beat", "leave", "evict", "table"),
+    *("install", "fill", "archive", "page"),
     *("newest", "schema"),
 )
 SCRIPTS: Final = load()

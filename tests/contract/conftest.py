@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from actors.stores.base import MembershipStore, SessionStore
 from tests.contract.dynamodb_lab import ENVIRONMENT, DynamoLab
+from tests.contract.hybrid_lab import HybridLab
 from tests.contract.lab import Lab, MemoryLab, RedisLab
 from tests.contract.mongodb_lab import MongoLab
 from tests.contract.postgres_lab import PostgresLab
@@ -24,7 +26,9 @@ from tests.servers import Server, ServerMissing, in_ci
 
 SERVERS = ("valkey", "redis", *(("remote",) if os.environ.get("REDIS_URL") else ()))
 MONGODB = ("mongomock", *(("mongodb",) if os.environ.get("TEST_MONGODB_URI") else ()))
-LABS = ("memory", *SERVERS, "postgres", *(EMULATORS if os.environ.get("TEST_MOTO") else ("ministack",)), *MONGODB)
+DYNAMODB = EMULATORS if os.environ.get("TEST_MOTO") else ("ministack",)
+HYBRIDS = ("hybrid-durable", "hybrid-hot")
+LABS = ("memory", *SERVERS, "postgres", *HYBRIDS, *DYNAMODB, *MONGODB)
 """Under the whole suite. moto takes minutes for it, so it is only there if asked for; without that it has the tests of
 DynamoDB's own (``test_dynamodb*``) and the histories of ``test_any_order``."""
 
@@ -54,10 +58,10 @@ def _start(kind: str) -> Server | PostgresServer | Emulator:
     return Emulator(kind).start() if kind in EMULATORS else start(kind)
 
 
-def start(kind: str) -> Server:
+def start(kind: str, **options: Any) -> Server:
     """A running server of that kind, or skip (at home), or fail (in CI)."""
     try:
-        server = Server(kind)
+        server = Server(kind, **options)
     except ServerMissing as missing:
         if in_ci():
             pytest.fail(str(missing))
@@ -82,6 +86,8 @@ def lab_of(kind: str, server_url: Callable[[str], str]) -> Lab:
     """A new lab of that kind."""
     if kind == "memory":
         return MemoryLab()
+    if kind in HYBRIDS:
+        return HybridLab(kind.removeprefix("hybrid-"), server_url("valkey"), server_url("postgres"))
     if kind == "postgres":
         return PostgresLab(server_url(kind))
     if kind in EMULATORS:

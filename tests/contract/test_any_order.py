@@ -40,13 +40,13 @@ from actors.stores.base import (
     Replayed,
     Turns,
 )
-from tests.contract.conftest import lab_of
+from tests.contract.conftest import HYBRIDS, lab_of
 from tests.contract.lab import ANNA, BERT, CARL, Lab, fresh_key, turn
 
 A = TypeVar("A")
 WINDOWS = st.sampled_from([None, None, 1, 2, 5])
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "60"))
-SLOWER = {"postgres": 4, "moto": 30, "ministack": 12, "mongomock": 2}
+SLOWER = {"postgres": 4, **dict.fromkeys(HYBRIDS, 8), "moto": 30, "ministack": 12, "mongomock": 2}
 """How many times as long a history takes there as on the others."""
 
 
@@ -308,7 +308,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert answer.turn_seq == len(self.life.log)
 
 
-@pytest.mark.parametrize("kind", ["memory", "valkey", "postgres", "moto", "ministack", "mongomock"])
+@pytest.mark.parametrize("kind", ["memory", "valkey", "postgres", *HYBRIDS, "moto", "ministack", "mongomock"])
 def test_any_order_of_calls_and_losses_is_answered_as_the_model_says(
     kind: str, server_url: Callable[[str], str]
 ) -> None:

@@ -26,7 +26,7 @@ from tests.contract.lab import ANNA, BERT, TOMBSTONE_S, TTL_S, Talk, begin, fres
 from tests.contract.postgres_lab import PostgresLab
 from tests.postgres_server import columns
 
-GOLDEN = Path(__file__).with_name("golden") / "postgres-v1.sql"
+GOLDEN = sorted(Path(__file__).with_name("golden").glob("postgres-v*.sql"))
 
 
 @pytest_asyncio.fixture
@@ -316,9 +316,12 @@ async def test_functions_that_were_lost_under_a_host_are_made_anew(postgres_lab:
 # --- records ----------------------------------------------------------------------------------------------------
 
 
-async def test_every_session_ever_stored_can_be_claimed_read_and_continued(postgres_lab: PostgresLab) -> None:
-    """What a program of layout 1 has written. The file is never changed; a new layout gets a file of its own."""
-    postgres_lab.sql.execute(GOLDEN.read_text("utf-8"))
+@pytest.mark.parametrize("golden", [pytest.param(path.read_text("utf-8"), id=path.stem) for path in GOLDEN])
+async def test_every_session_ever_stored_can_be_claimed_read_and_continued(
+    postgres_lab: PostgresLab, golden: str
+) -> None:
+    """What a program of that layout has written. A file is never changed; a new layout gets a file of its own."""
+    postgres_lab.sql.execute(golden)
     key, store = SessionKey("golden", "red"), postgres_lab.store()
     turns = (
         Turn(1, "k:1", "f" * 32, "Hello, \u65e5\u672c!", 'reply "one"', {"a": [1, None]}, 1700000000000, 1700000000123),
@@ -339,7 +342,7 @@ async def test_what_is_written_today_is_golden(postgres_lab: PostgresLab) -> Non
     talk = await begin(postgres_lab.store(), "a")
     for table in ("sessions", "turns"):
         written = columns(postgres_lab.sql, f"test.{table}")
-        assert f"INSERT INTO test.{table} ({', '.join(written)})" in GOLDEN.read_text("utf-8")
+        assert f"INSERT INTO test.{table} ({', '.join(written)})" in GOLDEN[-1].read_text("utf-8")
     await talk.release()
 
 

@@ -215,8 +215,11 @@ def test_postgres_url_names_one_that_runs_already(tmp_path: Path, monkeypatch: p
     told = environment(parse(["--store", "postgres", "--port", "8001"]), folder)
     assert (told["REHYDRA_STORE__URL"], told["REHYDRA_STORE__PREFIX"]) == ("postgresql://u:p@h/d", "rehydra-8001")
     assert environment(parse([]), folder)["REHYDRA_STORE__URL"] == "redis://h/0"
+    both = environment(parse(["--store", "hybrid"]), folder)
+    assert both["REHYDRA_STORE__URL"] == "hybrid+redis://h/0+postgresql://u:p@h/d"
     monkeypatch.delenv("POSTGRES_URL")
-    assert store_url(parse(["--store", "postgres"])) == ""
+    assert store_url(parse(["--store", "postgres"])) == store_url(parse(["--store", "hybrid"])) == ""
+    assert environment(parse(["--store", "hybrid"]), folder)["REHYDRA_STORE__PREFIX"] == "rehydra-8000"
     monkeypatch.setenv("REHYDRA_STORE__URL", "postgresql://u:p@h/d")
     with pytest.raises(NotPossible, match="use POSTGRES_URL instead"):
         environment(parse(["--store", "postgres"]), folder)

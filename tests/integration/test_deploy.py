@@ -49,9 +49,10 @@ def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
 class StackUnderTest:
     """A stack of two hosts on a port and a folder of its own."""
 
-    def __init__(self, path: Path, *options: str) -> None:
+    def __init__(self, path: Path, *options: str, **variables: str) -> None:
         self.port = free_port()
         self.options = options
+        self.variables = variables
         self.where = ("--port", str(self.port), "--data-dir", str(path))
         self.folder = Folder(self.port, str(path))
 
@@ -59,7 +60,7 @@ class StackUnderTest:
         """Have it run; returns what the start said, if there was one."""
         if self.folder.state().get("phase") == "ready":
             return ""
-        started = run("deploy/up", "--detach", "--replicas", "2", *self.options, *self.where)
+        started = run("deploy/up", "--detach", "--replicas", "2", *self.options, *self.where, **self.variables)
         assert started.returncode == 0, started.stdout + started.stderr
         return started.stdout
 
@@ -224,6 +225,28 @@ def test_on_postgresql_talks_outlive_their_host_and_their_store_and_nothing_outl
         assert not stack.folder.short.exists() and not stack.folder.programs.exists()
 
 
+def test_a_hybrid_store_has_both_servers_and_neither_is_needed_for_long(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Redis confirms, PostgreSQL has it a moment later; each is killed, and started again by the stack."""
+    stack = StackUnderTest(tmp_path_factory.mktemp("hybrid"), "--store", "hybrid", REHYDRA_STORE__ACK="hot")
+    try:
+        told = stack.up()
+        assert "Redis answers" in told and "PostgreSQL answers" in told
+        holder = stack.say("edda", "My name is Edda.")["slot"]
+        for program in ("valkey", "/postgres -D"):
+            server = next(
+                found.pid for found in processes.marked(stack.folder.mark) if program in processes.command(found.pid)
+            )
+            os.kill(server, signal.SIGKILL)
+            assert "Edda" in stack.say("edda", "What is my name?")["reply"]
+        os.kill(stack.hosts()[holder], signal.SIGKILL)
+        assert stack.say("edda", "And now?")["turn_seq"] == 4
+    finally:
+        stack.down()
+        assert stack.left() == []
+
+
 def test_down_ends_all_of_it_and_says_when_there_is_nothing(stack: StackUnderTest) -> None:
     stack.up()
     stranger = subprocess.Popen(["sleep", "60"])
@@ -251,6 +274,12 @@ def test_down_ends_all_of_it_and_says_when_there_is_nothing(stack: StackUnderTes
             {"POSTGRES_URL": "postgresql://u:secret@127.0.0.1:1/x"},
             "postgresql://127.0.0.1:1/x",
         ),
+        (
+            ("--store", "hybrid"),
+            {"REDIS_URL": "redis://:secret@127.0.0.1:1/0", "POSTGRES_URL": "postgresql://u:secret@127.0.0.1:1/x"},
+            "postgresql://127.0.0.1:1/x",
+        ),
+        ((), {"REHYDRA_STORE__ACK": "hot"}, "store.ack=hot"),
         ((), {"REHYDRA_RING__VNODES": "many"}, "ring.vnodes"),
         ((), {"REHYDRA_STORE__URL": "redis://:secret@127.0.0.1:1/0"}, "use REDIS_URL instead"),
         ((), {"REHYDRA_EDGE__PORT": "81"}, "use --port instead"),

@@ -38,11 +38,16 @@ class Host:
 
 
 @asynccontextmanager
-async def host_on(store_url: str) -> AsyncIterator[Host]:
+async def host_on(store_url: str, **variables: str) -> AsyncIterator[Host]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "deploy.host"),
         cwd=ROOT,
-        env={**os.environ, "REHYDRA_STORE__URL": store_url, "REHYDRA_AGENT__PATH": "actors.agents.echo:echo"},
+        env={
+            **os.environ,
+            "REHYDRA_STORE__URL": store_url,
+            "REHYDRA_AGENT__PATH": "actors.agents.echo:echo",
+            **variables,
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )

@@ -400,3 +400,21 @@ def test_deleting_or_reading_what_never_was_says_so() -> None:
             raise AssertionError("it should have said so")
 
     in_virtual_time(scenario)
+
+
+def test_what_a_store_says_of_itself_is_among_the_hosts_counts() -> None:
+    async def scenario() -> None:
+        world = World(parrot, settings())
+        host = world.host("a")
+        assert "store" not in host.stats()
+        host.store = Telling(lambda: 0, 0.0, 1.0)
+        assert host.stats()["store"] == {"lag_s": 0.25}
+
+    in_virtual_time(scenario)
+
+
+class Telling(MemoryStore):
+    """A store with something to say."""
+
+    def stats(self) -> dict[str, float]:
+        return {"lag_s": 0.25}

@@ -15,7 +15,7 @@ from actors.settings import StoreSettings
 from actors.stores import postgres_calls as calls
 from actors.stores.postgres import PostgresStore
 from actors.stores.postgres_fit import fit_connection
-from actors.stores.postgres_functions import OF_MEMBERSHIP, OF_SESSIONS, Call
+from actors.stores.postgres_functions import OF_HYBRID, OF_MEMBERSHIP, Call
 from actors.stores.postgres_membership import PostgresMembership
 from actors.stores.postgres_schema import prepare
 from actors.stores.postgres_sync import SyncTransport
@@ -64,7 +64,7 @@ def _prepared(url: str) -> tuple[Sql, SyncTransport, SyncTransport]:
 
     sql.run(make())
     sql.execute(MAKE_ROOM)
-    return sql, SyncTransport(settings, OF_SESSIONS, TIMEOUT_S), SyncTransport(settings, OF_MEMBERSHIP, TIMEOUT_S)
+    return sql, SyncTransport(settings, OF_HYBRID, TIMEOUT_S), SyncTransport(settings, OF_MEMBERSHIP, TIMEOUT_S)
 
 
 class Blocking:
@@ -86,7 +86,8 @@ class PostgresBackend:
     def __init__(self, url: str) -> None:
         self._sql, self._transport, members = _prepared(url)
         self._sql.execute(EMPTY + ";" + KEEP)
-        self.sessions: PostgresStore = PostgresStore(Blocking(self._transport), TTL_S, TOMBSTONE_S)
+        self.wire = Blocking(self._transport)
+        self.sessions: PostgresStore = PostgresStore(self.wire, TTL_S, TOMBSTONE_S)
         self.members: PostgresMembership = PostgresMembership(members)
         self._expired = 0
 

@@ -51,7 +51,8 @@ class RedisBackend:
         self._client.flushall()
         self._keys = Keys("sim")
         self._transport = SyncTransport(url, TIMEOUT_S)
-        self.sessions: RedisStore = RedisStore(Blocking(self._transport), self._keys, TTL_S, TOMBSTONE_S)
+        self.wire = Blocking(self._transport)
+        self.sessions: RedisStore = RedisStore(self.wire, self._keys, TTL_S, TOMBSTONE_S)
         self.members: RedisMembership = RedisMembership(self._transport, self._keys)
         self._kept: dict[bytes, bytes] = {}
 
@@ -63,6 +64,9 @@ class RedisBackend:
         names = self._keys.of_session(key)
         self._pass(int(self._client.hget(names[0], "epoch") or 0))  # type: ignore[arg-type]
         self._client.delete(*names)
+
+    def forget(self, key: SessionKey) -> None:
+        self._client.delete(*self._keys.of_session(key))
 
     def snapshot(self) -> None:
         self._kept = {name: self._client.dump(name) for name in self._sessions()}  # type: ignore[misc]

@@ -112,6 +112,10 @@ def _on(server: str) -> Callable[[Cluster], Backend]:
         from tests.simulation.postgres_backend import PostgresBackend
 
         return PostgresBackend.on(server)
+    if server.startswith("hybrid+"):
+        from tests.simulation.hybrid_backend import HybridBackend
+
+        return HybridBackend.on(server)
     from tests.simulation.redis_backend import RedisBackend
 
     return RedisBackend.on(server)

@@ -1,8 +1,8 @@
 """I1-I10 on the production classes, under seeded faults between any two steps.
 
 ``SIMULATION_SEEDS`` sets how many seeds run (2,000 without it), ``SIMULATION_SERVER_SEEDS`` how many of them on a real
-server (200), ``SIMULATION_POSTGRES_SEEDS`` how many on a PostgreSQL (10). A failing seed prints the command that
-replays it.
+server (200), ``SIMULATION_POSTGRES_SEEDS`` how many on a PostgreSQL, and on both together (10). A failing seed prints
+the command that replays it.
 """
 
 from __future__ import annotations
@@ -64,6 +64,16 @@ def test_the_real_functions_on_a_real_postgresql_keep_the_invariants_too() -> No
     """I1, I2, I3, I4, I5, I6, I7, I8, I9, I10."""
     with start_postgres() as server:
         running = _runner("--seeds", str(POSTGRES_SEEDS), "--server", server.url)
+        told = running.communicate()[0]
+    assert running.returncode == 0, told
+    assert told.strip().splitlines()[-1].startswith(f"{POSTGRES_SEEDS} seeds ")
+
+
+@pytest.mark.timeout(max(600, 10 * POSTGRES_SEEDS))
+def test_a_hybrid_store_on_two_real_servers_keeps_the_invariants_too() -> None:
+    """I1, I2, I3, I4, I5, I6, I7, I8, I9, I10."""
+    with Server("valkey") as redis, start_postgres() as postgres:
+        running = _runner("--seeds", str(POSTGRES_SEEDS), "--server", f"hybrid+{redis.url}+{postgres.url}")
         told = running.communicate()[0]
     assert running.returncode == 0, told
     assert told.strip().splitlines()[-1].startswith(f"{POSTGRES_SEEDS} seeds ")

@@ -11,18 +11,20 @@
 -- _schema_version    the newest that the caller can read
 -- _suspects_max      bytes of suspects to keep, with one more for each
 -- _window            most turns to load, the last ones; 0 = all
+-- _hybrid            the caller looks into Redis too: it gets no records, which it has there or reads later
 --
--- granted   epoch, born, takeovers, suspects, turn_seq, state, records   renews the expiry
+-- granted   epoch, born, takeovers, suspects, turn_seq, last_turn_id, state, hot, records   renews the expiry
 -- held      incarnation, slot, address, epoch
 -- deleted
 -- newer     schema_version                                               written by a newer program
+-- hot                                                                    turns may be in Redis alone
 CREATE OR REPLACE FUNCTION rehydra.claim(
   _tenant text, _session_id text, _token text, _incarnation text, _slot text, _address text,
   _over_incarnation text, _over_epoch bigint, _ttl_ms bigint, _schema_version integer, _suspects_max bigint,
-  _window bigint,
+  _window bigint, _hybrid boolean,
   OUT answer text, OUT incarnation text, OUT slot text, OUT address text, OUT schema_version integer,
   OUT epoch bigint, OUT born bigint, OUT takeovers bigint, OUT suspects bytea[], OUT turn_seq bigint,
-  OUT state bytea, OUT records bytea[]
+  OUT last_turn_id bytea, OUT state bytea, OUT hot boolean, OUT records bytea[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -51,8 +53,11 @@ BEGIN
     lease.takeovers := 0;
     lease.running := '';
     lease.turn_seq := 0;
+    lease.last_turn_id := '';
+    lease.hot := false;
     UPDATE rehydra.sessions AS s
-       SET life = lease.life, born = lease.born, turn_seq = 0, last_turn_id = '', state = '', deleted = false
+       SET life = lease.life, born = lease.born, turn_seq = 0, last_turn_id = '', state = '', deleted = false,
+           hot = false
      WHERE s.tenant = _tenant AND s.session_id = _session_id;
   ELSIF lease.schema_version > _schema_version THEN
     answer := 'newer';
@@ -60,6 +65,9 @@ BEGIN
     RETURN;
   ELSIF lease.deleted THEN
     answer := 'deleted';
+    RETURN;
+  ELSIF lease.hot AND NOT _hybrid THEN
+    answer := 'hot';
     RETURN;
   ELSIF lease.incarnation <> '' AND lease.token = _token THEN
     NULL;  -- A repeat: the same grant again.
@@ -103,9 +111,13 @@ BEGIN
   takeovers := lease.takeovers;
   suspects := lease.suspects;
   turn_seq := lease.turn_seq;
-  -- Told apart by their numbers: of a log that has lost turns too few come, which the caller notices.
-  records := ARRAY(
-    SELECT t.record FROM rehydra.turns AS t
-     WHERE t.life = lease.life AND t.turn_seq > CASE WHEN _window > 0 THEN lease.turn_seq - _window ELSE 0 END
-     ORDER BY t.turn_seq);
+  last_turn_id := lease.last_turn_id;
+  hot := lease.hot;
+  IF NOT _hybrid THEN
+    -- Told apart by their numbers: of a log that has lost turns too few come, which the caller notices.
+    records := ARRAY(
+      SELECT t.record FROM rehydra.turns AS t
+       WHERE t.life = lease.life AND t.turn_seq > CASE WHEN _window > 0 THEN lease.turn_seq - _window ELSE 0 END
+       ORDER BY t.turn_seq);
+  END IF;
 END $$;

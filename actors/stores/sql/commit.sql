@@ -11,6 +11,7 @@
 -- _record        the new turn as bytes
 -- _ttl_ms        expiry of the session, 0 = never
 -- _state         the agent's state as bytes; null = unchanged
+-- _hot           from now on Redis may acknowledge turns before they are here
 --
 -- Checked in this order:
 -- deleted
@@ -23,7 +24,7 @@
 -- ok                                                       renews the expiry, takeovers := 0
 CREATE OR REPLACE FUNCTION rehydra.commit(
   _tenant text, _session_id text, _epoch bigint, _token text, _born bigint, _turn_seq bigint, _last_turn_id bytea,
-  _turn_id bytea, _fingerprint text, _record bytea, _ttl_ms bigint, _state bytea,
+  _turn_id bytea, _fingerprint text, _record bytea, _ttl_ms bigint, _state bytea, _hot boolean,
   OUT answer text, OUT incarnation text, OUT slot text, OUT address text, OUT epoch bigint, OUT turn_seq bigint,
   OUT record bytea
 ) LANGUAGE plpgsql AS $$
@@ -59,7 +60,7 @@ BEGIN
     VALUES (lease.life, _turn_seq + 1, _turn_id, _fingerprint, _record);
     UPDATE rehydra.sessions AS s
        SET turn_seq = _turn_seq + 1, last_turn_id = _turn_id, takeovers = 0, state = coalesce(_state, s.state),
-           expires_ms = ends_ms, sweep_hour = rehydra.sweep_hour(ends_ms)
+           hot = _hot, expires_ms = ends_ms, sweep_hour = rehydra.sweep_hour(ends_ms)
      WHERE s.tenant = _tenant AND s.session_id = _session_id;
   END IF;
 END $$;

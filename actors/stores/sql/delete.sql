@@ -6,11 +6,11 @@
 -- _schema_version  under which it is written
 --
 -- missing
--- ok       incarnation, slot, address   of who held it, empty: nobody. Also if it is deleted already; its tombstone
---                                       then keeps its expiry
+-- ok       incarnation, slot, address, hot   of who held it, empty: nobody. Also if it is deleted already; its
+--                                            tombstone then keeps its expiry
 CREATE OR REPLACE FUNCTION rehydra.delete(
   _tenant text, _session_id text, _tombstone_ms bigint, _schema_version integer,
-  OUT answer text, OUT incarnation text, OUT slot text, OUT address text
+  OUT answer text, OUT incarnation text, OUT slot text, OUT address text, OUT hot boolean
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -36,4 +36,5 @@ BEGIN
   incarnation := lease.incarnation;
   slot := lease.slot;
   address := lease.address;
+  hot := lease.hot;
 END $$;
