@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.errors import StoreFull, StoreUnavailable
 from actors.model import HostRef, Lease, SessionKey, Turn
@@ -30,6 +30,7 @@ from actors.stores.base import (
     ClaimAnswer,
     CommitAnswer,
     DeleteAnswer,
+    Deleted,
     Fenced,
     Mismatch,
     Missing,
@@ -39,7 +40,7 @@ from actors.stores.base import (
     ReleaseAnswer,
     Replayed,
 )
-from actors.stores.hybrid_behind import Behind, Refusal
+from actors.stores.hybrid_behind import Behind
 from actors.stores.hybrid_calls import Head
 from actors.stores.hybrid_copies import Copies, Copy
 from actors.stores.hybrid_hot import Hot
@@ -48,6 +49,7 @@ from actors.stores.hybrid_leases import Leases
 from actors.stores.keys import Keys
 from actors.stores.postgres import PostgresStore, Transport
 
+A = TypeVar("A")
 log = logging.getLogger(__name__)
 
 
@@ -81,12 +83,12 @@ class HybridStore:
         self._plain = PostgresStore(postgres, session.ttl_s, session.tombstone_s, own.page_bytes_max, sweep_s)
         self._hot = Hot(redis, Keys(own.prefix), lambda: self._behind.cool(self._copies))
         writers = max(1, own.connections_max // 2) if writers is None else writers
-        self._behind = Behind(postgres, self._ttl_ms, own.pipeline_bytes_max, writers, self._refused)
+        open_s = max(own.lag_max_s, 2 * own.timeout_s)
+        self._behind = Behind(postgres, self._hot, self._ttl_ms, own.pipeline_bytes_max, writers, open_s)
         bytes_max = own.pipeline_bytes_max
         self._leases = Leases(
             *(postgres, self._plain, self._hot, self._behind, self._copies, self._ttl_ms, self._copy_ms, bytes_max)
         )
-        self._lost = 0
         if gone:
             self._hot.gone(gone)
 
@@ -110,7 +112,7 @@ class HybridStore:
             if copy.lost:
                 return self._told(copy)
             answer, taken = await self._by_redis(copy, previous_turn_id, turn, state)
-            return copy.judged(answer or await self._by_postgres(copy, previous_turn_id, turn, state, taken))
+            return self._judged(copy, answer or await self._by_postgres(copy, previous_turn_id, turn, state, taken))
 
     async def release(self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str) -> ReleaseAnswer:
         async with self._copies.held(key) as copy:
@@ -122,7 +124,7 @@ class HybridStore:
                 self._drop(mine)
         if isinstance(answer, Ok):
             await self._hot.ask(calls.archive(self._hot.keys, key, lease, self._ttl_ms if stays_hot else self._idle_ms))
-        return mine.judged(answer) if mine is not None else answer
+        return self._judged(mine, answer) if mine is not None else answer
 
     async def check(
         self, key: SessionKey, lease: Lease, turn_seq: int, last_turn_id: str, running: str = "", refused: str = ""
@@ -132,7 +134,7 @@ class HybridStore:
         if mine is not None and mine.lost:
             return self._told(mine)
         answer = await self._plain.check(key, lease, turn_seq, last_turn_id, running, refused)
-        return mine.judged(answer) if mine is not None else answer
+        return self._judged(mine, answer) if mine is not None else answer
 
     async def delete(self, key: SessionKey, turn_id: str) -> DeleteAnswer:
         buried = await self._postgres.call(calls.delete(key, self._tombstone_ms))
@@ -168,7 +170,7 @@ class HybridStore:
             "degraded": not self._hot.up,
             "lag_s": round(self._behind.lag_s(), 3),
             "lag_turns": self._behind.turns,
-            "lost_turns": self._lost,
+            "lost_turns": self._behind.lost,
         }
 
     async def settle(self) -> None:
@@ -261,6 +263,16 @@ class HybridStore:
 
     # --- whose turns are where ----------------------------------------------------------------------------------------
 
+    def _judged(self, copy: Copy, answer: A) -> A | Fenced:
+        """PostgreSQL's answer to this host, which has no use for the lease any more if that was refused. PostgreSQL may
+        not have been brought all turns yet: then nothing has regressed."""
+        if isinstance(answer, Regressed) and copy.handed_over is not None:
+            self._drop(copy)
+            return copy.handed_over
+        if isinstance(answer, Fenced | Regressed | Deleted):
+            self._drop(copy)
+        return answer
+
     def _told(self, copy: Copy) -> Regressed:
         copy.lost = False
         return Regressed(copy.turn_seq)
@@ -274,25 +286,3 @@ class HybridStore:
         if (copy := self._copies.get(key)) is not None:
             await self._behind.settle(copy)
         return copy
-
-    async def _refused(self, copy: Copy, answer: Refusal) -> Refusal:
-        """PostgreSQL takes no more turns from this lease: what that means for those that it doesn't have.
-
-        If its log is what it was, whoever has the next lease may just be reading them from Redis, and brings them: the
-        outcome is unknown (StoreUnavailable), for as long as that may take. If it has gone on without them, they are
-        lost.
-        """
-        if isinstance(answer, Regressed) and answer.turn_seq == copy.turn_seq:
-            mine = scripts.check(self._hot.keys, copy.key, copy.lease, copy.end, copy.last, "", "")
-            found = await self._hot.ask(mine)
-            if isinstance(found, Fenced) and found.epoch > copy.lease.epoch:
-                copy.handed_over = found
-                return found
-            now_s = asyncio.get_running_loop().time()
-            copy.refused_s = now_s if copy.refused_s is None else copy.refused_s
-            if now_s - copy.refused_s < max(self._own.lag_max_s, 2 * self._own.timeout_s):
-                raise StoreUnavailable("Another host is taking this session over.")
-        if isinstance(answer, Regressed):
-            self._lost += len(copy.waiting)
-            log.error("confirmed turns are lost", extra={"session": str(copy.key), "turns": len(copy.waiting)})
-        return answer

@@ -15,15 +15,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from actors.errors import StoreUnavailable
 from actors.model import Turn
 from actors.stores import hybrid_calls as calls
+from actors.stores import scripts
 from actors.stores.base import Deleted, Fenced, Regressed
 from actors.stores.codec import encode_turn
 from actors.stores.hybrid_copies import Acknowledged, Copies, Copy
+from actors.stores.hybrid_hot import Hot
 from actors.stores.postgres import Transport
 
 log = logging.getLogger(__name__)
@@ -33,26 +34,33 @@ Refusal = Fenced | Regressed | Deleted
 
 
 class Behind:
-    """Turns of this host that PostgreSQL doesn't have yet, and the ``writers`` that bring them there."""
+    """Turns of this host that PostgreSQL doesn't have yet, and the ``writers`` that bring them there.
+
+    ``open_s``: how long it may stay open, when another host takes a session over, whether it has found them.
+    """
 
     def __init__(
         self,
         postgres: Transport,
+        hot: Hot,
         ttl_ms: int,
         bytes_max: int,
         writers: int,
-        refused: Callable[[Copy, Refusal], Awaitable[Refusal]],
+        open_s: float,
     ) -> None:
         self._postgres = postgres
+        self._hot = hot
+        self._open_s = open_s
         self._ttl_ms = ttl_ms
         self._bytes_max = bytes_max
-        self._refused = refused
         self._in_order: deque[Acknowledged] = deque()
         self._copies: asyncio.Queue[Copy] = asyncio.Queue()
         self._writers_max = writers
         self._writers: list[asyncio.Task[None]] = []
         self.turns = 0
         """Turns that are in Redis alone."""
+        self.lost = 0
+        """Turns that were confirmed and are in neither."""
 
     def add(self, copy: Copy, turn: Turn, state: bytes | None, since_s: float) -> None:
         """Redis has acknowledged it; ``since_s`` is the loop's time before it was asked."""
@@ -172,7 +180,29 @@ class Behind:
             copy.note(turns[-1], asked_s)
         return None
 
+    async def _refused(self, copy: Copy, answer: Refusal) -> Refusal:
+        """PostgreSQL takes no more turns from this lease: what that means for those that it doesn't have.
+
+        If its log is what it was, whoever has the next lease may just be reading them from Redis, and brings them: the
+        outcome is unknown (StoreUnavailable), for ``open_s`` at most. If it has gone on without them, they are lost.
+        """
+        if isinstance(answer, Regressed) and answer.turn_seq == copy.turn_seq:
+            mine = scripts.check(self._hot.keys, copy.key, copy.lease, copy.end, copy.last, "", "")
+            found = await self._hot.ask(mine)
+            if isinstance(found, Fenced) and found.epoch > copy.lease.epoch:
+                copy.handed_over = found
+                return found
+            now_s = asyncio.get_running_loop().time()
+            copy.refused_s = now_s if copy.refused_s is None else copy.refused_s
+            if now_s - copy.refused_s < self._open_s:
+                raise StoreUnavailable("Another host is taking this session over.")
+        if isinstance(answer, Regressed):
+            self.lost += len(copy.waiting)
+            log.error("confirmed turns are lost", extra={"session": str(copy.key), "turns": len(copy.waiting)})
+        return answer
+
     def _done(self, copy: Copy, count: int) -> None:
-        for _ in range(count):
+        # They may have been forgotten while PostgreSQL was at it.
+        for _ in range(min(count, len(copy.waiting))):
             copy.waiting.popleft().settled = True
-        self.turns -= count
+            self.turns -= 1

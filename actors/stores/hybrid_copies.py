@@ -12,12 +12,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from actors.model import HostRef, Lease, SessionKey, Turn
-from actors.stores.base import Fenced, Regressed
-
-A = TypeVar("A")
+from actors.stores.base import Fenced
 
 
 @dataclass(slots=True, eq=False)
@@ -72,10 +69,6 @@ class Copy:
     def last(self) -> str:
         """Id of the last of them, "" if there is none."""
         return self.waiting[-1].turn.turn_id if self.waiting else self.last_turn_id
-
-    def judged(self, answer: A) -> A | Fenced:
-        """PostgreSQL's answer to this lease's holder. It may not have been brought all turns yet."""
-        return self.handed_over if isinstance(answer, Regressed) and self.handed_over is not None else answer
 
     def note(self, turn: Turn, asked_s: float) -> None:
         """PostgreSQL has this turn at the end of its log."""

@@ -277,7 +277,12 @@ async def test_before_the_next_lease_is_in_redis_the_old_one_goes_on_and_what_it
     assert counts(talk)["lost_turns"] == 0
 
 
-async def test_whose_turns_are_being_brought_to_postgresql_is_fenced_and_has_not_regressed(hot: HybridLab) -> None:
+@pytest.mark.parametrize(
+    "ask", [lambda talk: talk.commit("c"), Talk.check, Talk.release], ids=["commit", "check", "release"]
+)
+async def test_whose_turns_are_being_brought_to_postgresql_is_fenced_and_has_not_regressed(
+    hot: HybridLab, ask: Callable[[Talk], Any]
+) -> None:
     """The next holder has them from Redis, and PostgreSQL doesn't have them yet."""
     old, go_on = Host(), asyncio.Event()
     talk = await hot_talk(hot, old, "b")
@@ -285,8 +290,8 @@ async def test_whose_turns_are_being_brought_to_postgresql_is_fenced_and_has_not
     taking_over = asyncio.create_task(claims(hot.store(host=new), talk.key, BERT))
     await until(lambda: "postgres.append" in new.asked)
     old.cut.clear()
-    for answer in (await talk.commit("c"), await talk.commit("c"), await talk.check(), await talk.release()):
-        assert isinstance(answer, Fenced) and answer.holder == BERT
+    answer = await ask(talk)
+    assert isinstance(answer, Fenced) and answer.holder == BERT
     go_on.set()
     assert (await taking_over).log == ["a", "b"]
     assert counts(talk)["lost_turns"] == 0
