@@ -38,3 +38,10 @@ def test_the_password_is_the_deployments_and_fits_into_a_url(tmp_path: Path) -> 
     own = "postgresql://rehydra@127.0.0.1:7003/postgres"
     assert Store("postgres", own, tmp_path).postgres_url() == own
     assert store.postgres_url() == "postgresql://rehydra:a%2Fb%2Bc%3D@127.0.0.1:7002/postgres"
+
+
+def test_edges_are_told_a_store_as_hosts_are(tmp_path: Path) -> None:
+    (tmp_path / POSTGRES_PASSWORD).write_text("secret")
+    postgres = Store("postgres", "postgresql://127.0.0.1:7002/postgres", tmp_path)
+    assert postgres.private_url() == postgres.postgres_url()
+    assert Store("redis", "redis://127.0.0.1:7001/0", tmp_path).private_url() == "redis://127.0.0.1:7001/0"
