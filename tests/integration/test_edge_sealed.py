@@ -62,6 +62,19 @@ async def test_a_killed_hosts_sealed_requests_are_repeated_on_others(stack: Stac
         assert {task.result()["name"] for task in running + more} == {"host-1", "host-2"}
 
 
+async def test_a_frozen_hosts_sealed_requests_are_answered_elsewhere(stack: Stack) -> None:
+    """Its server here follows the checked one, and what hangs there is ended too."""
+    async with backends(BackendProcess, Backend, Backend) as (a, b, c):
+        await stack.become(s0=a, s1=b, s2=c)
+        assert isinstance(a, BackendProcess)
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(stack.post({"message": "m", "wait_s": 0.5}, SEALED)) for _ in range(9)]
+            await until(lambda: sum(each.seen for each in (b, c) if isinstance(each, Backend)) == 6)
+            a.send(signal.SIGSTOP)
+        assert {task.result()["name"] for task in running} == {"host-1", "host-2"}
+        a.send(signal.SIGCONT)
+
+
 async def test_an_edge_that_is_started_again_knows_these_hosts_too(stack: Stack) -> None:
     """HAProxy has died, and the new one is told its servers by its configuration."""
     async with backends(Backend, Backend) as (a, b):
