@@ -18,8 +18,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar, overload
 
@@ -169,15 +170,16 @@ def window_of(agent: Agent) -> int | None:
     raise Misconfigured(f"an agent's window is a number of turns, 1 or more, not {window!r}.")
 
 
-async def pieces(
-    agent: Agent, conversation: Conversation, threads: Executor | None = None
-) -> AsyncGenerator[str, None]:
-    """Run the agent and yield its reply in the pieces in which it comes. AgentFailed if a piece isn't text.
+async def speak(
+    agent: Agent, conversation: Conversation, say: Callable[[str], None], threads: Executor | None = None
+) -> None:
+    """Run the agent and give its reply to ``say``, in the pieces in which it comes. AgentFailed if one isn't text;
+    what ``say`` raises ends the agent.
 
     A synchronous agent runs in one of ``threads``, one step at a time: cancelling waits for the step to end.
     """
     target = agent if inspect.isroutine(agent) else type(agent).__call__
-    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+    if _runs_in_the_loop(getattr(target, "__func__", target)):
         result = agent(conversation)
     else:
         result = await _in_thread(threads, agent, conversation)
@@ -186,25 +188,26 @@ async def pieces(
     if isinstance(result, AsyncIterator):
         try:
             async for piece in result:
-                yield _text(piece)
+                say(_text(piece))
         finally:
             # Its own finally blocks belong to this turn: they must have run before the next one begins (I4).
             # One that is still running is being collected together with its event loop.
             if not getattr(result, "ag_running", False) and (aclose := getattr(result, "aclose", None)) is not None:
                 await aclose()
     elif isinstance(result, Iterator):
-        async for piece in _threaded(result, threads):
-            yield _text(piece)
+        while (piece := await _in_thread(threads, next, result, _END)) is not _END:
+            say(_text(piece))
     else:
-        yield _text(result)
+        say(_text(result))
 
 
 _END = object()
 
 
-async def _threaded(iterator: Iterator[Any], threads: Executor | None) -> AsyncIterator[Any]:
-    while (piece := await _in_thread(threads, next, iterator, _END)) is not _END:
-        yield piece
+@lru_cache(maxsize=16)
+def _runs_in_the_loop(function: Any) -> bool:
+    """Whether calling it only makes a coroutine or an asynchronous generator. Asked at every turn, of one agent."""
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 async def _in_thread(threads: Executor | None, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -130,7 +130,10 @@ def idempotency_key(raw: str) -> str:
 
 def wants_stream(accept: str) -> bool:
     """Whether an ``Accept`` header names server-sent events, and not in order to refuse them (``q=0``)."""
-    for part in accept.lower().split(","):
+    lowered = accept.lower()
+    if "text/event-stream" not in lowered:
+        return False
+    for part in lowered.split(","):
         kind, *parameters = (each.strip() for each in part.split(";"))
         if kind == "text/event-stream" and not any(_REFUSED.fullmatch(each) for each in parameters):
             return True

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from actors.api_answers import Answer, Headers, done_answer, host_header, problem_answer, slot_header
-from actors.asgi import ClientGone, ClientWatch, Receive, Scope, Send, send_answer
+from actors.asgi import WRITER, ClientGone, ClientWatch, Receive, Scope, Send, Writer, send_answer
 from actors.errors import RehydraError
 from actors.ports import Done, Residence
 from actors.ports import Final as FinalAnswer
@@ -25,12 +25,13 @@ log = logging.getLogger("rehydra.api")
 class WholeRequester:
     """A client that wants one JSON answer."""
 
-    __slots__ = ("_send", "_served_by", "_session_id", "finished")
+    __slots__ = ("_send", "_served_by", "_session_id", "_writer", "finished")
 
     stream = False
 
-    def __init__(self, send: Send, session_id: str, served_by: Headers) -> None:
+    def __init__(self, send: Send, writer: Writer | None, session_id: str, served_by: Headers) -> None:
         self._send = send
+        self._writer = writer
         self._session_id = session_id
         self._served_by = served_by
         self.finished = False
@@ -55,7 +56,7 @@ class WholeRequester:
         """The one answer, whoever made it. Later ones are dropped: a relay may have been cut short after its end."""
         if not self.finished:
             self.finished = True
-            await send_answer(self._send, answer)
+            await send_answer(self._send, answer, self._writer)
 
     async def relay_frames(self, frames: bytes, headers: Headers) -> None:
         raise AssertionError("a peer streamed to a client that didn't ask for it")
@@ -73,6 +74,7 @@ class Telling:
         self._service = service
         self._ping_s = service.settings.http.ping_s
         self._body_s = service.settings.http.body_s
+        self._gap_s = service.settings.http.delta_gap_s
         self._served_by_slot: dict[str, Headers] = {}
 
     async def answer(
@@ -85,10 +87,11 @@ class Telling:
             async with ClientWatch(scope, receive):
                 if stream:
                     # The slot alone: a stream that one host begins another may end, and its head has left by then.
-                    requester = StreamRequester(send, session_id, served_by[0], self._ping_s, self._body_s)
+                    requester = StreamRequester(send, session_id, served_by[0], self._ping_s, self._body_s, self._gap_s)
                     await self._stream(tell, requester, where)
                 else:
-                    await self._tell(tell, WholeRequester(send, session_id, served_by), where)
+                    whole = WholeRequester(send, scope.get(WRITER), session_id, served_by)
+                    await self._tell(tell, whole, where)
         except ClientGone:
             log.debug("client gone", extra=where)
 

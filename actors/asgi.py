@@ -25,6 +25,8 @@ BODY: Final = "rehydra.body"
 """In a scope of the host's own listener: the request's whole body, if it was there together with the head."""
 LEAVING: Final = "rehydra.leaving"
 """In such a scope: the :class:`Leaving` of its connection."""
+WRITER: Final = "rehydra.writer"
+"""In such a scope: the :class:`Writer` of its answer."""
 
 _LENGTH: Final = re.compile("[0-9]{1,18}")
 WATCH_AFTER_S: Final = 0.05
@@ -35,10 +37,19 @@ class ClientGone(Exception):
     """The client closed its connection."""
 
 
-async def send_answer(send: Send, answer: Answer) -> None:
-    """The whole answer in two sends, which the server joins as far as it can."""
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    await send({"type": "http.response.body", "body": answer.body})
+class Writer(Protocol):
+    """Writes a whole answer at once, which costs a fifth of what two sends through a general server do."""
+
+    def write_whole(self, answer: Answer) -> bool:
+        """Written, and the request has ended. False, and nothing was: the answer has to be sent."""
+        ...
+
+
+async def send_answer(send: Send, answer: Answer, writer: Writer | None = None) -> None:
+    """The whole answer, by the writer if it can, else in two sends, which the server joins as far as it can."""
+    if writer is None or not writer.write_whole(answer):
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
 
 
 class Leaving(Protocol):

@@ -11,9 +11,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import aclosing
 
-from actors.agent import Agent, Conversation, pieces
+from actors.agent import Agent, Conversation, speak
 from actors.errors import AgentFailed, AgentTimedOut, RehydraError
 from actors.settings import AgentSettings
 
@@ -34,8 +33,8 @@ async def run_attempt(
     """
     if len(_abandoned) >= limits.abandoned_max:
         raise AgentFailed(f"{len(_abandoned)} attempts past their deadline don't stop; no further one is begun.")
-    speaker = _Speaker(say)
-    attempt = asyncio.create_task(_reply(agent, conversation, speaker, limits.reply_bytes_max, threads))
+    speaker = _Speaker(say, limits.reply_bytes_max)
+    attempt = asyncio.create_task(_reply(agent, conversation, speaker, threads))
     try:
         await asyncio.wait((attempt,), timeout=limits.deadline_s)
         if not attempt.done():
@@ -89,37 +88,39 @@ def _buried(attempt: asyncio.Task[str]) -> None:
 
 
 class _Speaker:
-    """Passes pieces on until it is silenced: an abandoned attempt must not speak into the next one."""
+    """What an attempt says, up to so many bytes. Passes pieces on until it is silenced: an abandoned attempt must not
+    speak into the next one."""
 
-    __slots__ = ("_say", "_silent")
+    __slots__ = ("_bytes", "_bytes_max", "_parts", "_say", "_silent")
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], bytes_max: int) -> None:
         self._say = say
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._parts: list[str] = []
         self._silent = False
 
     def say(self, piece: str) -> None:
+        # A lone surrogate is no text: encoding it raises here, before anybody has seen it.
+        self._bytes += len(piece.encode())
+        if self._bytes > self._bytes_max:
+            raise AgentFailed(f"The reply is longer than {self._bytes_max} bytes.")
+        self._parts.append(piece)
         if not self._silent:
             self._say(piece)
 
     def silence(self) -> None:
         self._silent = True
 
+    @property
+    def said(self) -> str:
+        return "".join(self._parts)
 
-async def _reply(
-    agent: Agent, conversation: Conversation, speaker: _Speaker, bytes_max: int, threads: Executor | None
-) -> str:
-    parts: list[str] = []
-    size_bytes = 0
+
+async def _reply(agent: Agent, conversation: Conversation, speaker: _Speaker, threads: Executor | None) -> str:
     try:
-        async with aclosing(pieces(agent, conversation, threads)) as said:
-            async for piece in said:
-                # A lone surrogate is no text: encoding it raises here, before anybody has seen it.
-                size_bytes += len(piece.encode())
-                if size_bytes > bytes_max:
-                    raise AgentFailed(f"The reply is longer than {bytes_max} bytes.")
-                parts.append(piece)
-                speaker.say(piece)
+        await speak(agent, conversation, speaker.say, threads)
     except (SystemExit, KeyboardInterrupt) as error:
         # They leave a task and end its event loop: the process would live on, with every session in it stuck.
         raise AgentFailed(f"The agent raised {type(error).__name__}.") from error
-    return "".join(parts)
+    return speaker.said

@@ -22,11 +22,11 @@ from typing import Final
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from actors.api_answers import problem_answer
-from actors.asgi import BODY, LEAVING
+from actors.api_answers import Answer, problem_answer
+from actors.asgi import BODY, LEAVING, WRITER
 from actors.errors import BadRequest, HeadTooLarge, RehydraError, TargetTooLong, TooBusy
 from actors.settings import HttpSettings
 
@@ -123,7 +123,9 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._bodiless_bytes = 0
         super().on_headers_complete()
-        self.cycle.transport = Joined(self.cycle)  # type: ignore[assignment]
+        joined = Joined(self.cycle)
+        self.cycle.transport = joined  # type: ignore[assignment]
+        self.cycle.scope[WRITER] = joined  # type: ignore[typeddict-unknown-key]
         self.cycle.scope[LEAVING] = self  # type: ignore[typeddict-unknown-key]
 
     def on_body(self, body: bytes) -> None:
@@ -212,6 +214,28 @@ class Joined:
             self._head = data
             return
         self._transport.write(data)
+
+    def write_whole(self, answer: Answer) -> bool:
+        """See :class:`actors.asgi.Writer`. Leaves the cycle as two of its sends do. Not for what they have to look at:
+        a client that has gone or takes nothing, the last answer of a connection, a head without its body.
+
+        The headers aren't looked through: the host has made them, or read them as the headers of another's answer.
+        """
+        cycle = self._cycle
+        usual = cycle.keep_alive and cycle.scope["method"] != "HEAD"
+        sized = (b"content-length", b"%d" % len(answer.body)) in answer.headers
+        if cycle.response_started or cycle.disconnected or cycle.flow.write_paused or not (usual and sized):
+            return False
+        parts = [STATUS_LINE[answer.status]]
+        for name, value in (*cycle.default_headers, *answer.headers):
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n", answer.body)
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        self._transport.write(b"".join(parts))
+        cycle.on_response()
+        return True
 
     def close(self) -> None:
         self._transport.close()

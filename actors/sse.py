@@ -6,8 +6,10 @@ that streamed, a new ``turn`` voids what came before it.
 
 Two tasks meet here. The request's own task puts frames (``turn``, ``delta``, ``finish``, or another host's frames
 through ``relay_*``); the writer (``write``) is the only one that sends, so that a ping never falls into a frame and
-all that is ready goes out in one piece. Nothing is sent before the first frame, or the first silence of ``ping_s``:
-until then an error still gets its own HTTP status, and the edge may repeat the request elsewhere.
+all that is ready goes out in one piece. Deltas that come within ``gap_s`` after others have left wait until it is over:
+each write costs this host, the edge and the client as much as a short turn, and nobody reads that fast. The first
+delta and the end never wait. Nothing is sent before the first frame, or the first silence of ``ping_s``: until then an
+error still gets its own HTTP status, and the edge may repeat the request elsewhere.
 
 The head of a stream has an ``ETag`` only if the turn was committed before (a repeat gets the recorded one): otherwise
 it leaves before anybody knows which turn this will be, and ``done`` says it. A head that leaves with a ping, because
@@ -66,7 +68,7 @@ class StreamRequester:
     stream = True
 
     def __init__(
-        self, send: Send, session_id: str, served_by: tuple[bytes, bytes], ping_s: float, stall_s: float
+        self, send: Send, session_id: str, served_by: tuple[bytes, bytes], ping_s: float, stall_s: float, gap_s: float
     ) -> None:
         self._send = send
         self._session_id = session_id
@@ -76,6 +78,10 @@ class StreamRequester:
         """What is known of the turn; it counts until the head leaves."""
         self._ping_s = ping_s
         self._stall_s = stall_s
+        self._gap_s = gap_s
+        self._loop = asyncio.get_running_loop()
+        self._gap_until = 0.0
+        self._after_gap: asyncio.TimerHandle | None = None
         self._frames: list[bytes] = []
         self._frames_bytes = 0
         self._whole: Answer | None = None
@@ -220,6 +226,7 @@ class StreamRequester:
                         {"type": "http.response.start", "status": 200, "headers": [*self._headers, *self._told]}
                     )
                 body, self._frames, self._frames_bytes = b"".join(self._frames), [], 0
+                self._begin_gap()
                 # The last frames and the end of the body leave together; what comes while this waits goes next.
                 self._complete = self._finished
                 await self._send({"type": "http.response.body", "body": body, "more_body": not self._complete})
@@ -231,7 +238,18 @@ class StreamRequester:
         self._begun = True
         self._frames.append(frames)
         self._frames_bytes += len(frames)
-        self._news.set()
+        if self._frames_bytes > WAITING_BYTES_MAX or self._loop.time() >= self._gap_until:
+            self._news.set()
+        elif self._after_gap is None:
+            self._after_gap = self._loop.call_at(self._gap_until, self._news.set)
+
+    def _begin_gap(self) -> None:
+        if self._after_gap is not None:
+            self._after_gap.cancel()
+            self._after_gap = None
+        if self._events > 1:
+            # More than the stream's beginning leaves now.
+            self._gap_until = self._loop.time() + self._gap_s
 
     async def _wait_for_room(self) -> None:
         while self._frames_bytes > WAITING_BYTES_MAX:

@@ -200,7 +200,10 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
     def _require_children(self) -> None:
         for store in self._stores:
             if store.ended:
-                raise NotPossible(f"{store.name} ended: {store.last_words()}")
+                raise _gave_up(store)
+        self._require_cluster()
+
+    def _require_cluster(self) -> None:
         if (code := self._cluster.ended()) is not None:
             raise NotPossible(f"The cluster ended (exit code {code}); see {self._cluster.log}.")
 
@@ -230,11 +233,14 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
         """Return when asked to stop. NotPossible if the cluster dies, or the store too often."""
         while not await self._stopped_within(LOOK_S):
             for store in self._stores:
-                if store.ended and self._restarts < STORE_RESTARTS_MAX:
+                # One look decides: a store that dies right after it is started again at the next.
+                if store.ended:
+                    if self._restarts >= STORE_RESTARTS_MAX:
+                        raise _gave_up(store)
                     self._restarts += 1
                     self.say(f"{store.name} died; starting it again on the same data")
                     store.start()
-            self._require_children()
+            self._require_cluster()
 
     async def down(self, in_order: bool = True) -> None:
         """End all of it; returns when nothing is left. Without ``in_order`` no host is waited for (I9)."""
@@ -251,6 +257,10 @@ Stop: {"" if options.detach else "Ctrl-C or "}{down_command(options)}"""
                 await asyncio.to_thread(store.stop, END_S)
         await asyncio.to_thread(processes.end, everything | remains(self._folder), END_S)
         self._folder.forget()
+
+
+def _gave_up(store: Valkey | Postgres) -> NotPossible:
+    return NotPossible(f"{store.name} ended: {store.last_words()}")
 
 
 def tell(text: str, stream: TextIO | None = None) -> None:

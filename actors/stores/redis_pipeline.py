@@ -19,10 +19,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -31,7 +31,7 @@ from redis.exceptions import ResponseError
 from actors.errors import StoreUnavailable
 from actors.settings import StoreSettings
 from actors.stores.redis_errors import as_store_error, is_unknown_script
-from actors.stores.scripts import Argument, Call, Script
+from actors.stores.scripts import Call, Script
 
 A = TypeVar("A")
 LANES: Final = 2
@@ -219,9 +219,6 @@ def _fail(waiting: _Waiting, error: StoreUnavailable) -> None:
 
 def packed(call: Call[Any]) -> bytes:
     """EVALSHA with the call's keys and arguments as the server's protocol wants it (RESP arrays of bulk strings)."""
-    parts: Sequence[Argument] = (b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.arguments)
-    out = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        raw = part if isinstance(part, bytes) else str(part).encode()
-        out.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-    return b"".join(out)
+    parts = (b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.arguments)
+    raw: bytes = pack_command(parts)  # type: ignore[arg-type]  # Its stub knows tuples of one only.
+    return raw

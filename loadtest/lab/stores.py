@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from loadtest import postgres_leases, redis_leases
 
-STORES: Final = ("redis", "postgres")
+STORES: Final = ("redis", "postgres", "hybrid")
 """As ``deploy/up --store`` calls them; the first is its own default."""
 
 POSTGRES_USER: Final = "rehydra"
@@ -45,6 +45,9 @@ class Store:
 
     def private_url(self) -> str:
         """As hosts and edges are told it. OSError as ``postgres_url``."""
+        if self.name == "hybrid":
+            redis, _, _ = self.url.partition("+postgresql:")
+            return f"{redis}+{self.postgres_url()}"
         return self.url if self.name == "redis" else self.postgres_url()
 
     def postgres_url(self) -> str:
@@ -58,4 +61,6 @@ class Store:
 _HOLDERS: Final[dict[str, Callable[[Store], AbstractAsyncContextManager[Holders]]]] = {
     "redis": lambda store: redis_leases.asking(store.url),
     "postgres": lambda store: postgres_leases.asking(store.postgres_url()),
+    # It has the leases; Redis has copies of them, some of which are old.
+    "hybrid": lambda store: postgres_leases.asking(store.postgres_url()),
 }

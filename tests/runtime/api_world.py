@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.agent import Agent, Conversation, pieces
+from actors.agent import Agent, Conversation, speak
 from actors.agents.echo import echo
 from actors.api import Api
 from actors.errors import (
@@ -148,8 +148,7 @@ class SmallHost:
             request.key, tuple(turns), state, request.message, request.metadata, request.turn_id, 1
         )
         try:
-            async for piece in pieces(self.agent, conversation):
-                running.say(piece)
+            await speak(self.agent, conversation, running.say)
         except Exception as error:
             running.finish(AgentFailed(str(error)))
             return

@@ -205,10 +205,12 @@ class Taker:
         self.messages: list[Any] = []
         self.may = asyncio.Event()
         self.may.set()
+        self.took = asyncio.Event()
 
     async def __call__(self, message: Any) -> None:
         await self.may.wait()
         self.messages.append(message)
+        self.took.set()
 
     @property
     def bodies(self) -> list[bytes]:
@@ -219,8 +221,8 @@ class Taker:
         return b"".join(self.bodies)
 
 
-def requester_to(taker: Taker, stall_s: float = 5.0) -> StreamRequester:
-    return StreamRequester(taker, "s", (b"x-served-by", b"slot-0"), ping_s=5.0, stall_s=stall_s)
+def requester_to(taker: Taker, stall_s: float = 5.0, gap_s: float = 0.0) -> StreamRequester:
+    return StreamRequester(taker, "s", (b"x-served-by", b"slot-0"), ping_s=5.0, stall_s=stall_s, gap_s=gap_s)
 
 
 def done(reply: str, epoch: int) -> Done:
@@ -239,6 +241,50 @@ async def test_what_is_ready_at_once_leaves_in_one_piece() -> None:
     assert len(taker.bodies) == 1
     assert texts(taker.body) == "abc"
     assert taker.messages[-1]["more_body"] is False
+
+
+async def test_deltas_that_come_soon_after_others_leave_together_and_the_end_takes_them_along() -> None:
+    taker = Taker()
+    requester = requester_to(taker, gap_s=60.0)
+    writing = asyncio.create_task(requester.write())
+    await requester.turn("k:k", 1, Residence.NEW)
+    await _steps()
+    for piece in ("a", "b", "c"):
+        await requester.delta(piece)
+        await _steps()
+    assert list(map(texts, taker.bodies)) == ["", "a"], "the first one doesn't wait, the others do"
+    await requester.finish(done("abc", 1))
+    await writing
+    assert len(taker.bodies) == 3
+    assert texts(taker.body) == "abc"
+
+
+async def test_what_waits_for_others_leaves_when_the_gap_is_over_or_it_is_much() -> None:
+    taker = Taker()
+    requester = requester_to(taker, gap_s=0.02)
+    writing = asyncio.create_task(requester.write())
+    await requester.turn("k:k", 1, Residence.NEW)
+    await requester.delta("a")
+    await _steps()
+    before = asyncio.get_running_loop().time()
+    await requester.delta("b")
+    await _steps()
+    assert texts(taker.body) == "a"
+    taker.took.clear()
+    await taker.took.wait()
+    assert texts(taker.body) == "ab"
+    assert asyncio.get_running_loop().time() - before >= 0.015
+    await requester.delta("c" * WAITING_BYTES_MAX)
+    await _steps()
+    assert texts(taker.body) == "ab" + "c" * WAITING_BYTES_MAX
+    await requester.finish(AgentFailed())
+    await writing
+
+
+async def _steps() -> None:
+    """What is ready is done; no timer comes due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(

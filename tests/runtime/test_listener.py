@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from actors.asgi import Receive, Scope, Send
+from actors.api_answers import Answer, json_answer
+from actors.asgi import WRITER, Receive, Scope, Send, send_answer
 from actors.errors import Misconfigured
 from actors.listener import Listener
 from actors.settings import HttpSettings
@@ -376,7 +377,7 @@ class Written:
 
 
 class Noting(App):
-    """``/stream`` has no length, everything else has."""
+    """``/stream`` has no length, everything else has; ``/at-once`` is written by the answer's writer, if that does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -385,6 +386,9 @@ class Noting(App):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         joined = send.__self__.transport  # type: ignore[attr-defined]
         joined._transport = Written(joined._transport, self.writes)
+        if scope["path"] == "/at-once":
+            await send_answer(send, json_answer(200, {"path": "/at-once"}), scope[WRITER])
+            return
         if scope["path"] != "/stream":
             await super().__call__(scope, receive, send)
             return
@@ -395,7 +399,13 @@ class Noting(App):
 
 @pytest.mark.parametrize(
     ("method", "path", "pieces"),
-    [("GET", "/whole", ["head and body"]), ("HEAD", "/whole", ["head"]), ("GET", "/stream", ["head", "a", "end"])],
+    [
+        ("GET", "/whole", ["head and body"]),
+        ("GET", "/at-once", ["head and body"]),
+        ("HEAD", "/whole", ["head"]),
+        ("HEAD", "/at-once", ["head"]),
+        ("GET", "/stream", ["head", "a", "end"]),
+    ],
 )
 async def test_head_and_body_of_a_whole_answer_leave_in_one_write_so_that_no_kill_comes_between(
     method: str, path: str, pieces: list[str]
@@ -405,6 +415,40 @@ async def test_head_and_body_of_a_whole_answer_leave_in_one_write_so_that_no_kil
         await connection.send(f"{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
         await connection.reader.read()
     assert [_piece(data) for data in app.writes] == pieces
+
+
+class Telling(App):
+    """Answers each request by its writer, and notes whether that took it."""
+
+    def __init__(self, *answers: Answer) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.taken: list[bool] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self.answers.pop(0)
+        self.taken.append(scope[WRITER].write_whole(answer))
+        if not self.taken[-1]:
+            await send_answer(send, answer)
+
+
+async def test_answers_written_at_once_are_what_two_sends_make_of_them_on_a_connection_that_lives_on() -> None:
+    unsized = Answer(200, [(b"x-a", b"b")], b"body")
+    app = Telling(json_answer(200, [1]), unsized, json_answer(429, [2]), json_answer(200, [3]))
+    heads = []
+    async with listening(app) as listener, wire(port_of(listener)) as connection:
+        # The first two come at once: the second waits for the end of the first.
+        await connection.send(b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi" * 2)
+        for at in range(4):
+            if at > 1:
+                close = b"connection: close\r\n" if at == 3 else b""
+                await connection.send(b"POST /a HTTP/1.1\r\nhost: a\r\n%bcontent-length: 2\r\n\r\nhi" % close)
+            heads.append(await connection.answer())
+    assert app.taken == [True, False, True, False]
+    told = [(each.status, each.body) for each in heads]
+    assert told == [(200, b"[1]"), (200, b"body"), (429, b"[2]"), (200, b"[3]")]
+    assert all(each.header("date") for each in heads)
+    assert heads[-1].header("connection") == "close"
 
 
 def _piece(data: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.agent import Agent, Conversation, load_agent, pieces
+from actors.agent import Agent, Conversation, load_agent, speak
 from actors.agents.chained import chained_reply
 from actors.agents.pacing import OVER_MAX_S, over_s, words
 from actors.agents.recall import FACTS_MAX, HEARD_CHARACTERS_MAX
@@ -41,7 +41,9 @@ class Talk:
     async def say(self, message: str, metadata: dict[str, Any] | None = None) -> str:
         number = len(self.turns) + 1
         conversation = Conversation(SessionKey("s"), tuple(self.turns), self.state, message, metadata, f"k:{number}", 1)
-        reply = "".join([piece async for piece in pieces(self.agent, conversation)])
+        said: list[str] = []
+        await speak(self.agent, conversation, said.append)
+        reply = "".join(said)
         self.state = conversation.packed_state() or self.state
         self.turns.append(Turn(number, f"k:{number}", "f", message, reply))
         return reply
@@ -128,8 +130,9 @@ def test_words_put_together_are_the_text(text: str) -> None:
 
 async def test_recall_says_its_reply_word_by_word() -> None:
     conversation = Conversation(SessionKey("s"), (), b"", "hello there", None, "k:1", 1)
-    recall = load_agent("actors.agents.recall:recall")
-    assert [piece async for piece in pieces(recall, conversation)] == [
+    said: list[str] = []
+    await speak(load_agent("actors.agents.recall:recall"), conversation, said.append)
+    assert said == [
         "Turn ",
         "1: ",
         "you ",

@@ -45,3 +45,5 @@ def test_edges_are_told_a_store_as_hosts_are(tmp_path: Path) -> None:
     postgres = Store("postgres", "postgresql://127.0.0.1:7002/postgres", tmp_path)
     assert postgres.private_url() == postgres.postgres_url()
     assert Store("redis", "redis://127.0.0.1:7001/0", tmp_path).private_url() == "redis://127.0.0.1:7001/0"
+    both = "hybrid+redis://127.0.0.1:7001/0+postgresql://{}127.0.0.1:7002/postgres"
+    assert Store("hybrid", both.format(""), tmp_path).private_url() == both.format("rehydra:secret@")

@@ -87,7 +87,7 @@ def test_of_faults_by_chance_those_are_left_that_make_sense_on_the_store(capsys:
     assert read("everything").kinds - one.scenario.kinds == {"cut_off_host"} and not one.scenario.needs
     assert capsys.readouterr().out == "everything on hybrid: without cut_off_host\n"
     only_there = Chance(every_s=(1, 2), among=["cut_redis_tail", "kill_redis"])
-    with pytest.raises(ValueError, match="cut_redis_tail is only for redis; kill_redis is only for redis"):
+    with pytest.raises(ValueError, match="cut_redis_tail is only for redis; kill_redis is only for hybrid, redis"):
         read("baseline").model_copy(update={"chance": only_there}).on("postgres")
 
 

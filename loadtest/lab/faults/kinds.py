@@ -23,6 +23,8 @@ EVERYBODY = "*"
 ERRORS_FOR_S = 5.0
 ON_REDIS = frozenset({"redis"})
 """Stores that keep everything in a Redis of their own."""
+WITH_REDIS = ON_REDIS | {"hybrid"}
+"""Stores that have a Redis of their own."""
 ON_ONE_SERVER = frozenset({"redis", "postgres"})
 """Stores that are one server, before which the link can stand."""
 

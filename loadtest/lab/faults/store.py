@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import psutil  # type: ignore[import-untyped]
 
 from loadtest.lab.deployment import Deployment, NotSo, until
-from loadtest.lab.faults.kinds import EVERYBODY, ON_REDIS, Done, Fault, Ground, kind
+from loadtest.lab.faults.kinds import EVERYBODY, ON_REDIS, WITH_REDIS, Done, Fault, Ground, kind
 from loadtest.lab.tail import Cut, cut_tail, size
 from loadtest.processes import alive
 
@@ -35,13 +35,13 @@ async def freeze_store(ground: Ground, fault: Fault, done: Done) -> None:
     await _freeze(ground, fault, done, *ground.deployment.store.servers)
 
 
-@kind(reloads=True, all_ready=True, only_on=ON_REDIS)
+@kind(reloads=True, all_ready=True, only_on=WITH_REDIS)
 async def kill_redis(ground: Ground, fault: Fault, done: Done) -> None:
     """The same of the Redis alone."""
     await _kill(ground, done, "redis")
 
 
-@kind(reloads=True, all_ready=True, only_on=ON_REDIS)
+@kind(reloads=True, all_ready=True, only_on=WITH_REDIS)
 async def freeze_redis(ground: Ground, fault: Fault, done: Done) -> None:
     """The same of the Redis alone."""
     await _freeze(ground, fault, done, "redis")
