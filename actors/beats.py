@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from actors.errors import RehydraError
+from actors.health import Health
 from actors.model import BeatReply, HostState
 from actors.settings import RingSettings
 from actors.stores.base import MembershipStore
@@ -35,12 +36,6 @@ _SPACING_S = 0.05
 """Least time between two beats, however many ask for one at once."""
 _SPARES_BEATS = 4
 """How often a host without a slot beats in others' interval: it inherits one, with its requests, between two beats."""
-_HEALTH_PATIENCE_S = 1.0
-"""How long a health check may take to ask."""
-_HEALTH_REQUEST_BYTES_MAX = 8_192
-_HEAD = "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-_OK = _HEAD.format(status="200 OK", length=2, body="ok").encode()
-_STALLED = _HEAD.format(status="503 Service Unavailable", length=7, body="stalled").encode()
 
 
 class Orders(Protocol):
@@ -72,68 +67,6 @@ class Policy(Protocol):
     def drain(self) -> None: ...
 
 
-class Health:
-    """A listener with one answer: 200 while ``alive()``, else 503. On its own thread, with its own tiny loop."""
-
-    def __init__(self, bind: str, port: int, alive: Callable[[], bool]) -> None:
-        self.port = port
-        self._bind = bind
-        self._alive = alive
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="rehydra-health", daemon=True)
-        self._opened = threading.Event()
-        self._failure: OSError | None = None
-
-    def open(self) -> int:
-        """Listen; returns the port. OSError if it can't be had. Blocks for a moment only."""
-        self._thread.start()
-        self._opened.wait()
-        if self._failure is not None:
-            raise self._failure
-        return self.port
-
-    def close(self) -> None:
-        """Stop listening. Idempotent; the thread ends by itself."""
-        if self._loop is not None and self._stop is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._stop.set)
-            except RuntimeError:
-                log.debug("the health listener had ended already")
-
-    def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        # A loop of the standard library on purpose: it must not share anything with the one that it watches.
-        try:
-            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                runner.run(self._serve())
-        except OSError as error:
-            self._failure = error
-        finally:
-            self._opened.set()
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._answer, self._bind, self.port, limit=_HEALTH_REQUEST_BYTES_MAX)
-        self.port = int(server.sockets[0].getsockname()[1])
-        self._opened.set()
-        async with server:
-            await self._stop.wait()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            # The request is read, or closing would reset the connection before the answer is seen.
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _HEALTH_PATIENCE_S)
-            writer.write(_OK if self._alive() else _STALLED)
-            await asyncio.wait_for(writer.drain(), _HEALTH_PATIENCE_S)
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
-            log.debug("a health check went away")
-        finally:
-            writer.close()
-
-
 class Beats:
     """The beat thread and the health listener of one incarnation. Made and used on the event loop's thread."""
 
@@ -155,12 +88,12 @@ class Beats:
         self._address = address
         self._settings = settings
         self._clock = clock
-        self._health = Health(health_bind, health_port, self.alive)
+        self._health = Health(health_bind, health_port, self.alive, self.heard)
         self._thread = threading.Thread(target=self._run, name="rehydra-beats", daemon=True)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._orders: Orders | None = None
-        self._ticked = clock()
+        self._ticked = self._accepted = clock()
         self._tick: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._first: asyncio.Event = asyncio.Event()
@@ -213,6 +146,10 @@ class Beats:
     def alive(self) -> bool:
         """Whether the event loop has run within ``loop_stall_s``. Safe from any thread."""
         return self._clock() - self._ticked <= self._settings.loop_stall_s
+
+    def heard(self) -> bool:
+        """Whether a beat sent within ``beat_ttl_s`` was accepted, or there was no time for one. From any thread."""
+        return self._clock() - self._accepted <= self._settings.beat_ttl_s
 
     def _join(self, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
@@ -280,6 +217,7 @@ class Beats:
         policy = self._policy
         sent = self._clock()
         reply = self._store.beat(self._incarnation, self._address, policy.state, policy.known_ring_version)
+        self._accepted = sent
         self._answers.append((reply, sent, self._clock()))
         try:
             self._loop.call_soon_threadsafe(self._take_answers)

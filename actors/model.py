@@ -167,6 +167,11 @@ class HostState(StrEnum):
     DRAINING = "draining"
 
 
+UNHEARD: Final = "unheard"
+"""What a live host answers to a health check, with 200, while its own beats are not accepted. The edge asks for it
+where the others have taken the host for dead: nothing that runs there can be committed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A host in a slot. ``weight`` multiplies its share of the ring; ``health_port`` answers the edge's check."""

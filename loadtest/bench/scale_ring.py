@@ -1,5 +1,5 @@
 """The ring as a model with free numbers: hosts, shards, points per host. It computes what the product's ring does at 64
-slots, 4,096 shards and `ring.vnodes: 160`, for sizes that the product refuses, and a rival way of dealing shards out.
+slots, 16,384 shards and `ring.vnodes: 1024`, for sizes that the product refuses, and a rival way of dealing shards out.
 
 - ``hashed``: shards at equal distances on a circle of 2**64, each belongs to the first point beyond it (the product's).
 - ``dealt``: shards are dealt out by count; whoever leaves has its shards dealt to those that have the fewest. Nothing

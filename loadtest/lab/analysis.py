@@ -1,7 +1,7 @@
 """What a history says about faults: who had traffic, which sessions moved, how long it was felt.
 
 Pure: operations, the edge's maps and the faults in, numbers out. Which sessions should move comes from the maps that
-the edge routed by (shard = xxh32 of the id, modulo 4096), never from what the hosts said; which did move is seen by
+the edge routed by (shard = xxh32 of the id, modulo 16,384), never from what the hosts said; which did move is seen by
 their clients: between two turns another slot answers, or the session was loaded anew (``X-Session-State``).
 """
 

@@ -31,7 +31,7 @@ MAP_LOOK_S = 0.2
 BUSY_S = 5.0
 """A victim that has no request under way for so long is struck without."""
 BUSY_LOOK_S = 0.01
-SHARDS = 4096
+SHARDS = 16_384
 
 
 async def until(condition: Callable[[], bool], wait_s: float, otherwise: str) -> None:

@@ -1,46 +1,93 @@
-"""What hangs on a server that is down is ended, so that HAProxy repeats it on another: on a host that is frozen, or cut
-off. (What ran on a host that was killed has ended by itself.)
+"""What hangs on a host that can't answer any more is ended, so that HAProxy repeats it on another: on one that is
+frozen, or cut off. (What ran on a host that was killed has ended by itself.)
 
-HAProxy would do so by itself at the very moment at which a check finds the server down (``on-marked-down
-shutdown-sessions``), and then also ends requests that it is just connecting to that server: those it doesn't repeat, it
-closes their clients' connections without a word. So here this is done as much later as a connection may take to be
-made: nothing new goes to a server that is down, so what is left by then has been sent, and is repeated.
+A frozen host's server is down. HAProxy would end what hangs there by itself, at the very moment at which a check finds
+it down (``on-marked-down shutdown-sessions``), and then also ends requests that it is just connecting to that server:
+those it doesn't repeat, it closes their clients' connections without a word. So here this is done as much later as a
+connection may take to be made: nothing new goes to a server that is down, so what is left by then has been sent, and is
+repeated.
+
+A host that reaches its clients but not the store is up, and nothing that it runs can be committed. Nobody but the
+others can say that it is alone in that: they have taken it for dead, and the table is without it. So a server that has
+left the table is asked; a host that leaves as it should is heard, and ends what it has.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
+from actors.model import UNHEARD
 from router.edge.admin import Admin, Admission, ServerState
+
+log = logging.getLogger(__name__)
+
+ASK_S: Final = 0.25
+"""How long a host may take to say whether it is heard."""
+_ANSWER_BYTES_MAX: Final = 1_024
+_QUESTION: Final = b"GET /healthz HTTP/1.1\r\nhost: rehydra\r\nconnection: close\r\n\r\n"
+
+
+async def is_unheard(state: ServerState) -> bool:
+    """Whether the host there says so. One that doesn't answer isn't known to be."""
+    try:
+        async with asyncio.timeout(ASK_S):
+            reader, writer = await asyncio.open_connection(state.address, state.check_port, limit=_ANSWER_BYTES_MAX)
+            try:
+                writer.write(_QUESTION)
+                answer = b""
+                while len(answer) < _ANSWER_BYTES_MAX and (piece := await reader.read(_ANSWER_BYTES_MAX)):
+                    answer += piece
+            finally:
+                writer.close()
+    except (OSError, TimeoutError) as error:
+        log.debug("%s can't be asked whether it is heard: %r", state.slot, error)
+        return False
+    return answer.endswith(UNHEARD.encode())
 
 
 class Hung:
-    """Since when each server is down. Its caller holds the lock under which HAProxy is changed. ``connect_s``: the
+    """Since when each server can't answer. Its caller holds the lock under which HAProxy is changed. ``connect_s``: the
     longest that HAProxy tries to connect to a server, seconds."""
 
-    def __init__(self, admin: Admin, connect_s: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        admin: Admin,
+        connect_s: float,
+        now: Callable[[], float] = time.monotonic,
+        is_unheard: Callable[[ServerState], Awaitable[bool]] = is_unheard,
+    ) -> None:
         self._admin = admin
         self._connect_s = connect_s
         self._now = now
+        self._is_unheard = is_unheard
         self._since: dict[str, float] = {}
-        """slot -> when it was seen to be down first; infinity once what hung there was ended."""
+        """slot -> when it was seen to be so first; infinity once what hung there was ended."""
 
     async def note(self, states: Mapping[str, ServerState]) -> None:
-        """End what hangs on servers that have been down for long enough by now. EdgeFailed."""
+        """End what hangs on servers that can't have answered for long enough by now. EdgeFailed."""
+        left = [state for state in states.values() if state.admission is Admission.DRAIN and state.up]
+        unheard = await asyncio.gather(*map(self._is_unheard, left))
+        cut_off = {state.slot for state, each in zip(left, unheard, strict=True) if each}
         now = self._now()
         for slot, state in states.items():
             rests = state.admission is Admission.MAINT and self._since.get(slot, math.inf) == math.inf
-            if state.up or rests:
+            if (state.up and slot not in cut_off) or rests:
                 self._since.pop(slot, None)
             elif now - self._since.setdefault(slot, now) >= self._connect_s:
                 await self._admin.end_requests(slot)
                 self._since[slot] = math.inf
 
-    async def leave(self, slot: str) -> None:
+    async def leave(self, state: ServerState) -> None:
         """Before the server gets another host, or none: what hangs there is its predecessor's. EdgeFailed."""
+        slot = state.slot
+        unknown = state.admission is not Admission.MAINT and state.up and slot not in self._since
+        if unknown and await self._is_unheard(state):
+            self._since[slot] = self._now()
         if (since := self._since.get(slot, math.inf)) < math.inf:
             await asyncio.sleep(max(0.0, since + self._connect_s - self._now()))
             await self._admin.end_requests(slot)

@@ -6,8 +6,9 @@ HAProxy holds one lock. The order of a change is what keeps requests whole: serv
 them, and taken away only after the map has stopped to.
 
 Servers that leave are drained, not stopped: what runs on a host that leaves may end there. That a host is dead is found
-out by HAProxy's own checks, which are quicker than any table; what hangs on it then is ended (``hung``), and repeated
-elsewhere. An empty table changes nothing: hosts that were there a moment ago are a better guess than none.
+out by HAProxy's own checks, which are quicker than any table, and that it is cut off by asking it; what hangs on it
+then is ended (``hung``), and repeated elsewhere. An empty table changes nothing: hosts that were there a moment ago
+are a better guess than none.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ class Sync:
         await self._hung.note(states)
         change = change_of(states, servers, self._reborn(ring))
         for server in change.place:
-            await self._hung.leave(server.slot)
+            await self._hung.leave(states[server.slot])
             await admin.place(server.slot, server.address, server.port, server.check_port)
         for slot in change.ready:
             await admin.admit(slot, Admission.READY)
@@ -209,7 +210,7 @@ class Sync:
         for slot in change.drain:
             await admin.admit(slot, Admission.DRAIN)
         for slot in change.rest:
-            await self._hung.leave(slot)
+            await self._hung.leave(states[slot])
             await admin.admit(slot, Admission.MAINT)
         if change:
             placed = {server.slot: server.address for server in change.place}

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from actors.beats import Beats, Health
+from actors.beats import Beats
 from actors.errors import StoreUnavailable
+from actors.health import Health
 from actors.model import BeatReply, HostRef, HostState, Table
 from actors.settings import RingSettings
 from actors.stores.memory_membership import MemoryMembership

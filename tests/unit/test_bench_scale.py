@@ -8,7 +8,8 @@ from actors.model import Member, Table
 from loadtest.bench import scale
 from loadtest.bench.scale_ring import dealt, hashed, joined, loads, moved, over_mean, points, sessions_of, without
 from loadtest.bench.scale_store import Beat, script
-from router.ring import Ring
+from router.ring import VNODES, Ring
+from router.shards import SHARDS
 
 
 def product(slots: int) -> list[int]:
@@ -19,8 +20,8 @@ def product(slots: int) -> list[int]:
 
 @pytest.mark.parametrize("slots", [1, 2, 7, 64])
 def test_the_model_balances_as_the_products_ring_does(slots: int) -> None:
-    mine = loads(hashed(points(range(slots), 160), 4096), slots, [1] * 4096)
-    theirs = loads(product(slots), slots, [1] * 4096)
+    mine = loads(hashed(points(range(slots), VNODES), SHARDS), slots, [1] * SHARDS)
+    theirs = loads(product(slots), slots, [1] * SHARDS)
     assert over_mean(mine) == pytest.approx(over_mean(theirs), rel=0.25)
 
 

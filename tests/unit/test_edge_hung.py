@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from actors.health import Health
 from router.edge.admin import Admin, Admission, ServerState
-from router.edge.hung import Hung
+from router.edge.hung import Hung, is_unheard
 
 CONNECT_S = 0.25
 READY, DRAIN, MAINT = Admission.READY, Admission.DRAIN, Admission.MAINT
@@ -26,13 +27,23 @@ class Lab:
     def __init__(self) -> None:
         self.now = 100.0
         self.admin = Watched()
-        self.hung = Hung(self.admin, CONNECT_S, lambda: self.now)
+        self.unheard = False
+        self.asked = 0
+        self.hung = Hung(self.admin, CONNECT_S, lambda: self.now, self.ask)
+
+    async def ask(self, state: ServerState) -> bool:
+        self.asked += 1
+        return self.unheard
 
     async def see(self, up: bool, admission: Admission = READY, after_s: float = 0.0) -> list[str]:
         """What was ended so far, once the server's state has been seen."""
         self.now += after_s
-        await self.hung.note({"slot-1": ServerState("slot-1", "10.0.0.1", 80, 9, admission, up)})
+        await self.hung.note({"slot-1": state(up, admission)})
         return self.admin.ended
+
+
+def state(up: bool, admission: Admission = READY) -> ServerState:
+    return ServerState("slot-1", "10.0.0.1", 80, 9, admission, up)
 
 
 async def test_what_hangs_is_ended_once_and_not_at_once() -> None:
@@ -78,7 +89,7 @@ async def test_a_server_that_gets_another_host_first_ends_what_its_predecessor_h
     lab = Lab()
     await lab.see(up=False)
     lab.now += CONNECT_S
-    await lab.hung.leave("slot-1")
+    await lab.hung.leave(state(up=False))
     assert lab.admin.ended == ["slot-1"]
     await lab.see(up=False)
     assert await lab.see(up=False, after_s=CONNECT_S) == ["slot-1"] * 2, "the successor is down, too"
@@ -87,5 +98,43 @@ async def test_a_server_that_gets_another_host_first_ends_what_its_predecessor_h
 async def test_a_server_that_is_up_keeps_what_runs_on_it_when_it_gets_another_host() -> None:
     lab = Lab()
     await lab.see(up=True)
-    await lab.hung.leave("slot-1")
+    await lab.hung.leave(state(up=True))
     assert lab.admin.ended == []
+
+
+async def test_a_host_that_the_table_is_without_and_that_isnt_heard_has_its_requests_ended_once() -> None:
+    lab = Lab()
+    lab.unheard = True
+    assert await lab.see(up=True) == [] and not lab.asked, "of a host in the table the store decides"
+    assert await lab.see(up=True, admission=DRAIN) == []
+    assert await lab.see(up=True, admission=DRAIN, after_s=CONNECT_S) == ["slot-1"]
+    assert await lab.see(up=True, admission=DRAIN, after_s=CONNECT_S) == ["slot-1"]
+
+
+async def test_a_host_that_leaves_as_it_should_is_heard_and_keeps_its_requests() -> None:
+    lab = Lab()
+    await lab.see(up=True, admission=DRAIN)
+    assert await lab.see(up=True, admission=DRAIN, after_s=10.0) == []
+    await lab.hung.leave(state(up=True, admission=DRAIN))
+    assert lab.admin.ended == [] and lab.asked == 3
+
+
+async def test_a_cut_off_host_whose_slot_another_gets_at_once_has_its_requests_ended_first() -> None:
+    lab = Lab()
+    lab.unheard = True
+    lab.hung = Hung(lab.admin, 0.0, lambda: lab.now, lab.ask)
+    await lab.hung.leave(state(up=True))
+    assert lab.admin.ended == ["slot-1"]
+
+
+async def test_a_host_says_by_itself_whether_it_is_heard() -> None:
+    heard = True
+    health = Health("127.0.0.1", 0, lambda: True, lambda: heard)
+    port = health.open()
+    there = ServerState("slot-1", "127.0.0.1", 80, port, DRAIN, True)
+    assert not await is_unheard(there)
+    heard = False
+    assert await is_unheard(there)
+    health.close()
+    health.join(5.0)
+    assert not await is_unheard(there), "nobody answers"

@@ -37,7 +37,7 @@ slot_sets = st.sets(st.integers(0, 63), min_size=1, max_size=12)
 
 
 def test_shards_of_known_ids_never_change() -> None:
-    assert [shard_of(name) for name in ("a", "session-1", "user@example:42~x")] == [1110, 1837, 3858]
+    assert [shard_of(name) for name in ("a", "session-1", "user@example:42~x")] == [13398, 5933, 16146]
     assert all(0 <= shard_of(f"s{n}") < SHARDS for n in range(100))
 
 
@@ -93,12 +93,13 @@ def test_the_compiled_table_is_uhashrings_own_answer(vnodes: int) -> None:
     ring = Ring.of(table_of(slots), vnodes)
     nodes = {f"slot-{number}": weight for number, weight in slots.items()}
     oracle = HashRing(nodes, vnodes=vnodes, hash_fn=ring_module._hash_for(vnodes))
-    assert list(ring.slot_of_shard) == [oracle.get_node(shard << 52) for shard in range(SHARDS)]
+    assert list(ring.slot_of_shard) == [oracle.get_node(shard << 50) for shard in range(SHARDS)]
 
 
-@pytest.mark.parametrize("hosts", range(2, 17))
-def test_no_slot_of_a_usual_ring_has_a_tenth_more_than_its_share(hosts: int) -> None:
-    assert max(Ring.of(table_of(range(hosts))).shares().values()) <= 1.06 * SHARDS / hosts
+@pytest.mark.parametrize("hosts", [*range(2, 17), 24, 32, 48, 64])
+def test_no_slot_has_much_more_than_its_share(hosts: int) -> None:
+    most = max(Ring.of(table_of(range(hosts))).shares().values())
+    assert most <= (1.06 if hosts <= 16 else 1.12) * SHARDS / hosts
 
 
 @pytest.mark.parametrize(
@@ -136,9 +137,9 @@ def test_shares_follow_the_weights(weights: dict[int, int]) -> None:
         assert ring.shares()[f"slot-{number}"] == pytest.approx(SHARDS * weight / total, rel=0.2)
 
 
-def test_whoever_keeps_the_160_points_of_before_keeps_the_ring_of_before() -> None:
-    slots = Ring.of(table_of({0: 1, 1: 2, 5: 1}), vnodes=160).slot_of_shard
-    assert sha256(json.dumps(slots).encode()).hexdigest()[:16] == "d3da73f89d6afbb2"
+def test_a_ring_stays_what_it_is_from_one_release_to_the_next() -> None:
+    slots = Ring.of(table_of({0: 1, 1: 2, 5: 1})).slot_of_shard
+    assert sha256(json.dumps(slots).encode()).hexdigest()[:16] == "1c4f92e96ee36349"
 
 
 def test_owner_is_the_member_of_the_shards_slot() -> None:
@@ -167,5 +168,6 @@ def test_an_empty_ring_names_nobody() -> None:
 
 
 def test_a_table_with_strange_slots_is_refused() -> None:
-    with pytest.raises(ValueError, match="no slot"):
-        Ring.of(Table(1, {"replica-x": Member("replica-x", "i", "a:1", 2)}))
+    for name in ("replica-x", "slot-1024"):
+        with pytest.raises(ValueError, match="no slot"):
+            Ring.of(Table(1, {name: Member(name, "i", "a:1", 2)}))

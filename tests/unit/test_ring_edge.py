@@ -139,7 +139,7 @@ def test_a_secret_or_a_folder_that_would_break_the_configuration_is_refused() ->
 def test_the_map_names_every_shard_of_a_ring_and_none_of_an_empty_one() -> None:
     ring = Ring.of(Table(1, {"slot-2": Member("slot-2", "i", "a:1", 2)}))
     assert list(shard_map(ring.slot_of_shard))[:2] == ["0 slot-2", "1 slot-2"]
-    assert len(list(shard_map(ring.slot_of_shard))) == 4096
+    assert len(list(shard_map(ring.slot_of_shard))) == SHARDS
     assert list(shard_map(EMPTY.slot_of_shard)) == []
 
 
