@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache
 from itertools import islice
+from types import FunctionType
 from typing import Any, TypeVar, overload
 
 from pydantic_core import from_json, to_json
@@ -178,14 +179,16 @@ async def speak(
 
     A synchronous agent runs in one of ``threads``, one step at a time: cancelling waits for the step to end.
     """
-    target = agent if inspect.isroutine(agent) else type(agent).__call__
+    target = agent if isinstance(agent, FunctionType) or inspect.isroutine(agent) else type(agent).__call__
     if _runs_in_the_loop(getattr(target, "__func__", target)):
         result = agent(conversation)
     else:
         result = await _in_thread(threads, agent, conversation)
     if inspect.isawaitable(result):
         result = await result
-    if isinstance(result, AsyncIterator):
+    if isinstance(result, str):
+        say(result)
+    elif isinstance(result, AsyncIterator):
         try:
             async for piece in result:
                 say(_text(piece))
@@ -198,7 +201,7 @@ async def speak(
         while (piece := await _in_thread(threads, next, result, _END)) is not _END:
             say(_text(piece))
     else:
-        say(_text(result))
+        raise _no_text(result)
 
 
 _END = object()
@@ -231,5 +234,9 @@ async def _in_thread(threads: Executor | None, function: Callable[..., Any], *ar
 
 def _text(piece: Any) -> str:
     if not isinstance(piece, str):
-        raise AgentFailed(f"An agent must yield or return text (str), not {type(piece).__name__}.")
+        raise _no_text(piece)
     return piece
+
+
+def _no_text(piece: Any) -> AgentFailed:
+    return AgentFailed(f"An agent must yield or return text (str), not {type(piece).__name__}.")

@@ -14,11 +14,7 @@ async def follow(ticket: Ticket, requester: Requester) -> Done | RehydraError | 
     """Wait for the ticket's end; hand what it says through as it comes. No await between a look and the wait."""
     ticket.attach()
     try:
-        if not requester.stream:
-            while ticket.end is None:
-                await ticket.changed()
-            return ticket.end
-        return await _stream(ticket, requester)
+        return await _stream(ticket, requester) if requester.stream else await ticket.ended()
     finally:
         ticket.detach()
 

@@ -32,6 +32,7 @@ class Ticket:
     """A waiting or running turn. ``pieces`` are what the running attempt has said so far."""
 
     __slots__ = (
+        "_enders",
         "_made",
         "_waiters",
         "activation",
@@ -66,6 +67,7 @@ class Ticket:
         self.pieces: list[str] = []
         self.end: Done | RehydraError | Elsewhere | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        self._enders: list[asyncio.Future[None]] = []
         self._made = asyncio.get_running_loop().time()
 
     @property
@@ -106,6 +108,7 @@ class Ticket:
         assert self.end is None, f"turn {self.request.turn_id} ended twice"
         self.end = end
         self.notify()
+        _wake(self._enders)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("turn", extra=self._told(end))
 
@@ -127,9 +130,7 @@ class Ticket:
     def notify(self) -> None:
         """Wake everybody who waits for a change."""
         waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(waiters)
 
     async def changed(self) -> None:
         """Wait for the next change. The caller looks at the ticket again before it waits again, without an await
@@ -137,3 +138,18 @@ class Ticket:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await waiter
+
+    async def ended(self) -> Done | RehydraError | Elsewhere:
+        """Wait for the end alone; how it ended."""
+        if self.end is None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._enders.append(waiter)
+            await waiter
+        assert self.end is not None
+        return self.end
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

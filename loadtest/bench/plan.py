@@ -58,7 +58,8 @@ def full() -> list[Measurement]:
         *_rewriting(),
     ]
     found += [Measurement(name, "base", "base") for name in ("rehydra-always", "rehydra-1", "rehydra-4", "rehydra-8")]
-    found += [Measurement(name, "base", "base", rounds=3) for name in ("rehydra-ray", "serve-proxy", "serve-haproxy")]
+    few = ("rehydra-ray", "serve-proxy", "serve-haproxy", "langgraph")
+    found += [Measurement(name, "base", "base", rounds=3) for name in few]
     return [*found, *_once()]
 
 

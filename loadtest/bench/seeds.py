@@ -8,7 +8,7 @@ there finds every history here at turn 1, which no measurement takes for an answ
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from loadtest.bench.agents import TIMES
@@ -100,6 +100,20 @@ def talk(turns: int) -> list[dict[str, object]]:
         {"turn_seq": number, "turn_id": f"r:{number:032x}", "message": text, "reply": text * TIMES}
         for number, text in enumerate(texts, 1)
     ]
+
+
+class GraphSeeds:
+    """LangGraph's checkpoints, written by its own program. ``command`` runs it, with these words behind."""
+
+    def __init__(self, command: Callable[..., Awaitable[None]]) -> None:
+        self._command = command
+
+    async def prepare(self, histories: Sequence[int]) -> None:
+        """Nothing to do: checkpoints name their thread, so none can be copied."""
+
+    async def make(self, history: int, prefix: str, sessions: int) -> None:
+        if history:
+            await self._command(prefix, str(sessions), str(history))
 
 
 async def copied(url: str, name: str, prefix: str, sessions: int, patterns: Sequence[str]) -> None:

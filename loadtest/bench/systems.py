@@ -25,8 +25,11 @@ from loadtest.bare.deployment import Bare, until
 from loadtest.bare.patched import Patch, changed
 from loadtest.baselines.rival import rival
 from loadtest.bench.counters import Parts, parts_of
-from loadtest.bench.seeds import NoSeeds, RehydraSeeds, RewritingSeeds, Seeds
-from loadtest.client import Client
+from loadtest.bench.seeds import GraphSeeds, NoSeeds, RehydraSeeds, RewritingSeeds, Seeds
+from loadtest.client import Client, Unreadable
+from loadtest.compare.environment import environment
+from loadtest.compare.programs import programs
+from loadtest.compare.stores import redis
 from loadtest.processes import alive
 from loadtest.stack import ROOT, started
 
@@ -44,11 +47,11 @@ IDLE_S = 30.0
 AT_ONCE = Patch(
     "actors/api_chat.py",
     '        try:\n            headers = picked(scope["headers"], self._pass)\n',
-    """        await receive()
+    """        from actors.api_answers import Answer
+        from actors.asgi import WRITER
         body = b'{"session_id":"-","turn_id":"-","turn_seq":1,"reply":"%b","replayed":false}' % (b"x" * 1000)
         head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": head})
-        await send({"type": "http.response.body", "body": body})
+        await send_answer(send, Answer(200, head, body), scope.get(WRITER))
         return
         try:
             headers = picked(scope["headers"], self._pass)
@@ -181,6 +184,34 @@ async def rewriting(port: int) -> AsyncIterator[Live]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@asynccontextmanager
+async def langgraph(port: int) -> AsyncIterator[Live]:
+    """LangGraph with its Redis checkpointer, two workers, in the rivals' own environment, which the first use makes."""
+    made = await asyncio.to_thread(environment)
+    folder = Path(tempfile.mkdtemp(prefix="rehydra-langgraph-"))
+    url, redis_url = f"http://127.0.0.1:{port}", f"redis://127.0.0.1:{port + 1}/0"
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(HOSTS), "--no-access-log"]
+    about = {"REDIS_URL": redis_url, "REHYDRA_BENCH": (mark := secrets.token_hex(8))}
+    service = "loadtest.baselines.graph_chat"
+    try:
+        async with programs(folder, about) as up:
+            await redis(up, port + 1, made, with_modules=True, fsync="everysec")
+            store = up.pids()
+            await up.start("server", str(made.python), "-m", "uvicorn", f"{service}:api", *where)
+            await up.ready("server", lambda: _listens(url))
+
+            def parts() -> Parts:
+                workers = [pid for pids in parts_of(mark).values() for pid in pids if pid not in store]
+                return {"hosts": workers, "redis": sorted(store)}
+
+            async def write(*words: str) -> None:
+                await up.run("seeds", str(made.python), "-m", service, *words)
+
+            yield Live(url, redis_url, parts, GraphSeeds(write))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 async def _leashed(command: list[str], log: Path, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
     """A process that the kernel ends with this one."""
     leash = [sys.executable, str(ROOT / "deploy" / "leash.py"), str(os.getpid()), "SIGTERM"]
@@ -196,6 +227,14 @@ async def _answers(url: str) -> bool:
     return status == 200
 
 
+async def _listens(url: str) -> bool:
+    """The same of one that may not be there yet."""
+    try:
+        return await _answers(url)
+    except Unreadable:
+        return False
+
+
 SYSTEMS = {
     system.name: system
     for system in (
@@ -203,6 +242,7 @@ SYSTEMS = {
         System("rehydra", "Rehydra, 2 hosts, everysec, without Ray", rehydra(), 4),
         System("ceiling", "the same edge, hosts that answer at once", ceiling, 4),
         System("rewriting", "FastAPI + Redis, the talk rewritten per message, 2 workers", rewriting, 4),
+        System("langgraph", "LangGraph + its Redis checkpointer, one checkpoint a turn, 2 workers", langgraph, 12),
         System("rehydra-always", "Rehydra, appendfsync always", rehydra(fsync="always"), 4),
         System("rehydra-1", "Rehydra, 1 host", rehydra(1), 3),
         System("rehydra-4", "Rehydra, 4 hosts", rehydra(4), 6),

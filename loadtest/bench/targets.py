@@ -158,7 +158,7 @@ TARGETS = (
         15.0,
         ratio(PER_S, "rehydra/base/base", "langgraph/base/base"),
         " ×",
-        absent="its Redis needs RedisJSON and RediSearch, and it an environment of its own: not among the systems",
+        absent="not in a quick run: its environment of 500 MB would have to be made first",
     ),
     Target(
         "appendfsync always over everysec",

@@ -1,6 +1,6 @@
 """The stores of the rivals, each a server of the experiment's own.
 
-As durable as Rehydra's: a write is on the disk before it is answered.
+As durable as Rehydra's: a write is on the disk before it is answered, unless who starts it says ``everysec``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ async def start(store: Store, programs: Programs, port: int, environment: Enviro
     """Its URL, when it answers. ``kept``: a folder for what need not be made anew every time."""
     if store is Store.POSTGRES:
         return await _postgres(programs, port, environment, kept)
-    return await _redis(programs, port, environment, with_modules=store is Store.REDIS_STACK)
+    return await redis(programs, port, environment, with_modules=store is Store.REDIS_STACK)
 
 
-async def _redis(programs: Programs, port: int, environment: Environment, *, with_modules: bool) -> str:
+async def redis(
+    programs: Programs, port: int, environment: Environment, *, with_modules: bool, fsync: str = "always"
+) -> str:
+    """Its URL, when it answers. ``with_modules``: RedisJSON and RediSearch."""
     server, modules = str(get_binary_path()), list[str]()
     if with_modules:
         # The newest server that pip has with a licence to run, and the modules of a stack whose own server doesn't
@@ -38,7 +41,7 @@ async def _redis(programs: Programs, port: int, environment: Environment, *, wit
     data = programs.folder / "redis"
     data.mkdir()
     settings = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(data), "--save", ""]
-    await programs.start("redis", server, *settings, "--appendonly", "yes", "--appendfsync", "always", *modules)
+    await programs.start("redis", server, *settings, "--appendonly", "yes", "--appendfsync", fsync, *modules)
     url = f"redis://127.0.0.1:{port}/0"
 
     async def answers() -> bool:
