@@ -63,9 +63,9 @@ BINARIES: dict[str, Callable[[], str]] = {"valkey": valkey_binary, "redis": redi
 PORTS: Final = range(20_000, 32_000)
 """Above Ray's for its workers, and below those that the kernel gives away by itself: a connection would have one
 before a test listens there."""
-_rows = itertools.count(os.getpid())
+_rows = itertools.count(73 * os.getpid())
 """Rows of ``ROW`` ports are given in turn, so that the last ones aren't given again at once; another run of the tests
-begins elsewhere."""
+begins elsewhere, and far away if it began shortly after this one."""
 ROW: Final = 64
 
 
