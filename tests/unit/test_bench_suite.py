@@ -234,7 +234,7 @@ def test_nothing_measured_is_nothing_met(tmp_path: Path) -> None:
     assert len(TARGETS) >= 20
 
 
-def test_every_target_but_those_of_absent_parts_finds_its_figures_in_the_plan(tmp_path: Path) -> None:
+def test_every_target_finds_its_figures_in_the_plan(tmp_path: Path) -> None:
     """A target whose measurement was renamed would be "not measured" for ever."""
     asked: set[str] = set()
 
@@ -245,7 +245,7 @@ def test_every_target_but_those_of_absent_parts_finds_its_figures_in_the_plan(tm
 
     verdicts(Asked(results_with(tmp_path)))
     known = {each.name for each in plan.full()}
-    assert asked - known == {"langgraph/base/base"}
+    assert asked <= known
 
 
 def test_the_page_has_every_target_every_measurement_and_every_gap(tmp_path: Path) -> None:
