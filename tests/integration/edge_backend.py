@@ -12,7 +12,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from typing import Any
 
-from actors.model import Member
+from actors.model import UNHEARD, Member
 
 
 class Backend:
@@ -23,6 +23,10 @@ class Backend:
         self.port = 0
         self.health_port = 0
         self.healthy = True
+        self.heard = True
+        """Whether it says in its health checks that its beats are accepted."""
+        self.hangs_s = 0.0
+        """How much longer each answer takes than was asked for."""
         self.seen = 0
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -44,7 +48,9 @@ class Backend:
         try:
             await reader.readuntil(b"\r\n\r\n")
             status = "200 OK" if self.healthy else "503 Service Unavailable"
-            writer.write(f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+            body = "ok" if self.heard else UNHEARD
+            head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            writer.write((head + body).encode())
         except (OSError, EOFError):
             pass  # HAProxy closes checks as it likes.
         finally:
@@ -81,7 +87,7 @@ class Backend:
                 await asyncio.sleep(body["wait_s"])
             writer.write(b"0\r\n\r\n")
             return
-        await asyncio.sleep(body.get("wait_s", 0))
+        await asyncio.sleep(body.get("wait_s", 0) + self.hangs_s)
         answer = json.dumps({"name": self.name, "path": path, "headers": headers, "length": length}).encode()
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
         # A host wouldn't; the edge must not let it through.

@@ -38,6 +38,24 @@ async def test_requests_on_a_frozen_host_are_answered_elsewhere_within_3_s(stack
         await until_so(back)
 
 
+async def test_requests_on_a_host_that_is_cut_off_from_the_store_are_answered_elsewhere(stack: Stack) -> None:
+    """It is up, and hangs for as long as it is cut off. The others have evicted it."""
+    async with backends(Backend, Backend) as (a, b):
+        assert isinstance(a, Backend) and isinstance(b, Backend)
+        await stack.become(s0=a, s1=b)
+        session_id = next(f"s{n}" for n in range(100) if stack.owner(f"s{n}") == "host-1")
+        b.hangs_s, b.heard = 60.0, False
+        hanging = asyncio.create_task(stack.post(x_session_id=session_id))
+
+        async def there() -> bool:
+            return b.seen == 1
+
+        await until_so(there)
+        await stack.become(s0=a)
+        assert (await asyncio.wait_for(hanging, 5))["name"] == "host-0"
+        assert (a.seen, b.seen) == (1, 1)
+
+
 async def test_no_request_fails_that_is_being_connected_to_a_host_when_it_is_found_down(stack: Stack) -> None:
     """HAProxy, told to end all that a server has when it goes down, doesn't repeat these: it closes their clients'
     connections. Many are on their way there at that moment if it takes long to connect: a full queue answers nobody."""
