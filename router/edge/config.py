@@ -225,8 +225,9 @@ frontend edge
 if !named METH_POST
     http-request set-var(txn.session) req.fhdr(x-rehydra-session) if !named METH_POST
     http-request set-var(txn.slot) var(txn.session),xxh32,mod({SHARDS}),map_str({paths.map}) if named
-    # Their clients bring all that there is of these conversations.
+    # Their clients bring all that there is of these conversations; and reading needs no lease, only the store.
     use_backend {ANY_HOST} if METH_POST {{ path /chat/sealed }}
+    use_backend {ANY_HOST} if METH_GET {{ path_beg /sessions/ }}
     default_backend {BACKEND}"""
 
 
@@ -259,7 +260,7 @@ backend {BACKEND}
     option httpchk
     http-check send meth GET uri /healthz ver HTTP/1.1 hdr host rehydra
     http-check expect status 200
-    # Reading needs no lease: any host will do.
+    # What else is only looked at (/ring, /docs) is the same on all hosts.
     use-server %[var(txn.slot)] if {{ var(txn.slot) -m found }} !METH_GET
     # What hangs on one that is down is ended from outside, a moment later: router.edge.hung.
     default-server {check}

@@ -33,6 +33,25 @@ async def test_a_sealed_request_goes_where_the_fewest_are(stack: Stack) -> None:
         assert (len(idle), len(busy), idle | busy) == (1, 2, everybody)
 
 
+async def test_a_session_is_read_where_the_fewest_requests_are(stack: Stack) -> None:
+    async def read() -> str:
+        async with stack.http.get(f"{stack.url}/sessions/s/turns") as response:
+            return str((await response.json())["name"])
+
+    async with backends(Backend, Backend, Backend) as found, asyncio.TaskGroup() as tasks:
+        hosts = [each for each in found if isinstance(each, Backend)]
+        await stack.become(s0=hosts[0], s1=hosts[1], s2=hosts[2])
+        for each in hosts:
+            each.hangs_s = 1.0
+        slow = [tasks.create_task(read()) for _ in range(2)]
+        await until(lambda: sum(each.seen for each in hosts) == 2)
+        for each in hosts:
+            each.hangs_s = 0.0
+        idle = {await read() for _ in range(10)}
+        busy = {await each for each in slow}
+        assert (len(idle), len(busy), idle | busy) == (1, 2, {"host-0", "host-1", "host-2"})
+
+
 async def test_naming_a_session_binds_a_sealed_request_to_no_host(stack: Stack) -> None:
     async with backends(Backend, Backend, Backend) as (a, b, c):
         await stack.become(s0=a, s1=b, s2=c)

@@ -74,9 +74,10 @@ def section(text: str, backend: str) -> list[str]:
     return text.split(f"\nbackend {backend}\n")[1].split("\n\n")[0].splitlines()
 
 
-def test_sealed_requests_go_by_least_connections_to_servers_that_follow_the_checked_ones() -> None:
+def test_sealed_requests_and_reads_go_by_least_connections_to_servers_that_follow_the_checked_ones() -> None:
     text = render(SETTINGS, PATHS, [A, Server("slot-3", "fd00::2", 80, 9)])
-    assert "use_backend any-host if METH_POST { path /chat/sealed }\n    default_backend hosts" in text
+    assert "    use_backend any-host if METH_POST { path /chat/sealed }\n" in text
+    assert "    use_backend any-host if METH_GET { path_beg /sessions/ }\n    default_backend hosts" in text
     follower = section(text, "any-host")
     assert "    balance leastconn" in follower
     assert [line.strip() for line in follower if line.startswith("    server ")] == [
