@@ -9,7 +9,8 @@ repeated.
 
 A host that reaches its clients but not the store is up, and nothing that it runs can be committed. Nobody but the
 others can say that it is alone in that: they have taken it for dead, and the table is without it. So a server that has
-left the table is asked; a host that leaves as it should is heard, and ends what it has.
+left the table is asked, by an edge that reads the table itself just now; a host that leaves as it should is heard, and
+ends what it has. While the store is away for everybody, nobody is heard, and nothing is ended.
 """
 
 from __future__ import annotations
@@ -52,17 +53,20 @@ async def is_unheard(state: ServerState) -> bool:
 
 class Hung:
     """Since when each server can't answer. Its caller holds the lock under which HAProxy is changed. ``connect_s``: the
-    longest that HAProxy tries to connect to a server, seconds."""
+    longest that HAProxy tries to connect to a server, seconds. ``reads``: whether the edge has read the table just now,
+    that is, later than any host can have found itself unheard if the store is away."""
 
     def __init__(
         self,
         admin: Admin,
         connect_s: float,
+        reads: Callable[[], bool],
         now: Callable[[], float] = time.monotonic,
         is_unheard: Callable[[ServerState], Awaitable[bool]] = is_unheard,
     ) -> None:
         self._admin = admin
         self._connect_s = connect_s
+        self._reads = reads
         self._now = now
         self._is_unheard = is_unheard
         self._since: dict[str, float] = {}
@@ -70,7 +74,8 @@ class Hung:
 
     async def note(self, states: Mapping[str, ServerState]) -> None:
         """End what hangs on servers that can't have answered for long enough by now. EdgeFailed."""
-        left = [state for state in states.values() if state.admission is Admission.DRAIN and state.up]
+        drained = [state for state in states.values() if state.admission is Admission.DRAIN and state.up]
+        left = drained if self._reads() else []
         unheard = await asyncio.gather(*map(self._is_unheard, left))
         cut_off = {state.slot for state, each in zip(left, unheard, strict=True) if each}
         now = self._now()
@@ -79,16 +84,20 @@ class Hung:
             if (state.up and slot not in cut_off) or rests:
                 self._since.pop(slot, None)
             elif now - self._since.setdefault(slot, now) >= self._connect_s:
-                await self._admin.end_requests(slot)
+                await self._end(slot)
                 self._since[slot] = math.inf
 
     async def leave(self, state: ServerState) -> None:
         """Before the server gets another host, or none: what hangs there is its predecessor's. EdgeFailed."""
         slot = state.slot
         unknown = state.admission is not Admission.MAINT and state.up and slot not in self._since
-        if unknown and await self._is_unheard(state):
+        if unknown and self._reads() and await self._is_unheard(state):
             self._since[slot] = self._now()
         if (since := self._since.get(slot, math.inf)) < math.inf:
             await asyncio.sleep(max(0.0, since + self._connect_s - self._now()))
-            await self._admin.end_requests(slot)
+            await self._end(slot)
         self._since.pop(slot, None)
+
+    async def _end(self, slot: str) -> None:
+        await self._admin.end_requests(slot)
+        log.info("what hung there was ended", extra={"slot": slot})

@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -79,7 +81,8 @@ class Sync:
         self._store = store
         self._haproxy = haproxy
         self._admin = Admin(haproxy.paths.socket)
-        self._hung = Hung(self._admin, settings.edge.connect_timeout_ms / 1000)
+        self._hung = Hung(self._admin, settings.edge.connect_timeout_ms / 1000, self._reads)
+        self._read_at = -math.inf
         self._changing = asyncio.Lock()
         self._hurry = asyncio.Event()
         self._mapped: tuple[str, ...] | None = None
@@ -149,12 +152,18 @@ class Sync:
 
     async def _read_table(self) -> bool:
         """Whether the ring has changed. A store that doesn't answer changes nothing."""
+        asked = time.monotonic()
         try:
             table = await asyncio.to_thread(self._store.table)
         except RehydraError as error:
             log.debug("the table can't be read: %s", error)
             return False
+        self._read_at = asked
         return self._take(table)
+
+    def _reads(self) -> bool:
+        # A host calls itself unheard ``beat_ttl_s`` after its last beat, and beats are at most a third of that apart.
+        return time.monotonic() - self._read_at <= self._settings.ring.beat_ttl_s / 2
 
     def _take(self, table: Table) -> bool:
         if not table.members or _same(table, self.ring):

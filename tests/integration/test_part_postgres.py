@@ -26,5 +26,5 @@ async def test_clients_notice_nothing_of_what_happens_to_hosts_and_to_the_server
         await asyncio.to_thread(deployment.server.restart)
         await talkers.go_on()
         assert await talkers.found_wrong() == []
-        # What was streaming on the killed host breaks; nothing else is seen by anybody.
-        assert [answer for answer in talkers.refusals if answer.status != 200] == []
+        # What was streaming on the killed host breaks, after its head; nothing else is seen by anybody.
+        assert [answer for answer in talkers.refusals if answer.status or not answer.slot] == []

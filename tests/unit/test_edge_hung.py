@@ -29,7 +29,11 @@ class Lab:
         self.admin = Watched()
         self.unheard = False
         self.asked = 0
-        self.hung = Hung(self.admin, CONNECT_S, lambda: self.now, self.ask)
+        self.reads = True
+        self.hung = self.watching(CONNECT_S)
+
+    def watching(self, connect_s: float) -> Hung:
+        return Hung(self.admin, connect_s, lambda: self.reads, lambda: self.now, self.ask)
 
     async def ask(self, state: ServerState) -> bool:
         self.asked += 1
@@ -122,9 +126,19 @@ async def test_a_host_that_leaves_as_it_should_is_heard_and_keeps_its_requests()
 async def test_a_cut_off_host_whose_slot_another_gets_at_once_has_its_requests_ended_first() -> None:
     lab = Lab()
     lab.unheard = True
-    lab.hung = Hung(lab.admin, 0.0, lambda: lab.now, lab.ask)
+    lab.hung = lab.watching(0.0)
     await lab.hung.leave(state(up=True))
     assert lab.admin.ended == ["slot-1"]
+
+
+async def test_while_the_store_is_away_for_the_edge_as_well_nothing_is_ended() -> None:
+    """All hosts are unheard then: one that is just leaving, too."""
+    lab = Lab()
+    lab.unheard, lab.reads = True, False
+    await lab.see(up=True, admission=DRAIN)
+    assert await lab.see(up=True, admission=DRAIN, after_s=10.0) == []
+    await lab.hung.leave(state(up=True))
+    assert lab.admin.ended == [] and not lab.asked
 
 
 async def test_a_host_says_by_itself_whether_it_is_heard() -> None:
