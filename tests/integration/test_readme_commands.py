@@ -35,6 +35,10 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     "tests/run unit -k checker": ("tests/run", ('tests/unit tests/runtime tests/test_tidy.py "${@:2}"',)),
     "python -m loadtest.controls --smoke": ("tests/integration/test_controls.py", ("controls",)),
     "loadtest/run kill_host": ("tests/integration/test_lab_smoke.py", ("kill_host", "loadtest/run")),
+    "loadtest/run kill_host freeze_host scale_down --repeat 5 --one-stack": (
+        "tests/integration/test_lab_smoke.py",
+        ('"loadtest/run"), *SCENARIOS', '"--one-stack"', '"scale_down", "kill_host", "freeze_host"'),
+    ),
     "REHYDRA_EDGE__KIND=serve deploy/up": (
         "tests/integration/test_both_ways_in.py",
         ('params=["haproxy", "serve"]', '"REHYDRA_EDGE__KIND": self.kind', 'way.run("deploy/up"'),
