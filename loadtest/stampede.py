@@ -15,9 +15,8 @@ finds it on no host. Then another host takes the slot. Demanded:
 
 Rounds are kept and added up, so it can go on where it was stopped. Latencies count from the scheduled time.
 
-The rate must leave room: generator, edge, store and all hosts share this machine. Of two cores, 200 requests a second for
-the host's sessions and half as many for others take 40 %; with 400 and 200 they are busy to 70 % before and to 90 %
-after a kill, and what is felt then is the machine's end.
+The rate must leave room: generator, edge, store and all hosts share this machine, and where it has no core left, p99
+tells of that alone. So how many cores were busy, with the load as usual and then, stands beside each round.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from typing import Any
 
 from loadtest.bare.arrivals import Arrivals, Felt, Session
 from loadtest.bare.deployment import Bare, Host
+from loadtest.processes import busy_s
 from loadtest.redis_counts import commandstats
 
 AGENT = "actors.agents.echo:echo"
@@ -75,6 +75,9 @@ class Round:
     moved_p50: float
     moved_p99: float
     moved_max: float
+    usual_cores: float
+    """Of the whole machine, busy under the usual load, and under the same after the kill."""
+    then_cores: float
     errors: tuple[str, ...]
 
     @property
@@ -114,11 +117,11 @@ class Stampede:
         victim = hosts.pop(slot)
         theirs, others = await self._resident(slot)
         asked = self._random.sample(theirs, len(theirs) * 9 // 10)
-        usual, _ = await self._both(others, asked)
+        usual, _, usual_cores = await self._both(others, asked)
         before = await _loads(self._bare)
         victim.signal(signal.SIGKILL)
         await victim.process.wait()
-        then, moved = await self._both(others, asked)
+        then, moved, then_cores = await self._both(others, asked)
         loaded = await _loads(self._bare) - before
         most = await _claims_most(list(hosts.values()))
         await self._bare.start_host()
@@ -126,7 +129,7 @@ class Stampede:
             slot, len(theirs), len(asked), loaded, most,
             usual.quantile_ms(0.5), usual.quantile_ms(0.99), then.quantile_ms(0.5), then.quantile_ms(0.99),
             moved.quantile_ms(0.5), moved.quantile_ms(0.99), moved.quantile_ms(1.0),
-            tuple((usual.errors + then.errors + moved.errors)[:5]),
+            round(usual_cores, 2), round(then_cores, 2), tuple((usual.errors + then.errors + moved.errors)[:5]),
         )  # fmt: skip
 
     async def _resident(self, slot: str) -> tuple[list[Session], list[Session]]:
@@ -138,13 +141,15 @@ class Stampede:
         theirs = [each for each in self.sessions if each.slot == slot]
         return theirs, self._random.sample([each for each in self.sessions if each.slot != slot], OTHERS)
 
-    async def _both(self, others: Sequence[Session], asked: Sequence[Session]) -> tuple[Felt, Felt]:
-        """The same load every time: each of ``asked`` once, and the others at their own rate meanwhile."""
+    async def _both(self, others: Sequence[Session], asked: Sequence[Session]) -> tuple[Felt, Felt, float]:
+        """The same load every time: each of ``asked`` once, and the others at their own rate meanwhile. What they
+        felt, and the cores that were busy."""
+        begun, busy = time.monotonic(), busy_s()
         felt = await asyncio.gather(
             self._arrivals.load(others, self._per_s * OTHERS_SHARE, int(len(asked) * OTHERS_SHARE)),
             self._arrivals.load(asked, self._per_s, len(asked)),
         )
-        return felt[0], felt[1]
+        return felt[0], felt[1], (busy_s() - busy) / (time.monotonic() - begun)
 
     def close(self) -> None:
         self._arrivals.close()
@@ -175,6 +180,9 @@ def judged(rounds: list[dict[str, Any]], errors: list[str]) -> dict[str, Any]:
             name: statistics.median(each[name] for each in rounds)
             for name in ("usual_p50", "usual_p99", "then_p50", "then_p99", "moved_p50", "moved_p99", "moved_max")
         },
+        "median cores": {
+            name: statistics.median(each[name] for each in rounds) for name in ("usual_cores", "then_cores")
+        },
         "rounds": rounds,
         "errors": errors[:20],
         "command": " ".join(["python -m loadtest.stampede", *sys.argv[1:]]),
@@ -195,7 +203,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 print(
                     f"{done.slot} died with {done.held} sessions: {done.asked} were asked, {done.loaded} loaded;"
                     f" others' p99 {done.usual_p99} -> {done.then_p99} ms ({done.times:.2f} times);"
-                    f" theirs {done.moved_p99} ms",
+                    f" theirs {done.moved_p99} ms; {done.usual_cores} and {done.then_cores} cores busy",
                     flush=True,
                 )
     rounds = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
