@@ -84,6 +84,9 @@ class Hung:
             if (state.up and slot not in cut_off) or rests:
                 self._since.pop(slot, None)
             elif now - self._since.setdefault(slot, now) >= self._connect_s:
+                # A host that thaws between HAProxy's account of it and this loses the requests of those milliseconds to
+                # another; of those just being connected, HAProxy closes the clients' connections. It can't be told to
+                # do both in one step.
                 await self._end(slot)
                 self._since[slot] = math.inf
 

@@ -41,6 +41,9 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 """Commands that aren't typed here: the file that runs them, and the words by which it does."""
+LONG_ONES = ("stampede", "leave_host", "long_stream", "controls")
+LONG = ("loadtest/run ", *(f"python -m loadtest.{name}" for name in LONG_ONES))
+"""Experiments of many minutes, whose parts other tests run: here they are only asked whether they know their words."""
 PROGRAMS = r"(\.venv/bin/\S+|pip|python -m|serve|openssl|curl|kill|[A-Z_]+=\S+|deploy/\w+|tests/run|loadtest/run) \S"
 ALONE = r"(deploy/(up|down)|tests/run)$"
 
@@ -94,7 +97,7 @@ class Person:
             program, _, options = command.partition(" ")
             detached = " --detach" if program == "deploy/up" and "--detach" not in options else ""
             return f"{ROOT}/{program} {options} {self.where}{detached}"
-        return command
+        return f"{ROOT}/{command}" if command.startswith("loadtest/") else command
 
     def ask(self, path: str) -> dict[str, object]:
         return dict(json.loads(self.type(f"curl -s localhost:8000{path}")))
@@ -165,6 +168,8 @@ def test_the_commands_in_the_text_work(person: Person) -> None:
             ran_in = person.folder / f"experiment-{len(ran)}"
             person.type(f"{command} {shorter[module].format(port=free_ports(8), out=ran_in)}")
             ran.add(module)
+        elif command.startswith(LONG) and command not in ELSEWHERE:
+            assert person.type(f"{command} --help").startswith("usage: ")
         elif command.startswith(("deploy/", "python -m deploy.settings", "openssl")) and command not in typed():
             assert person.type(command).strip()
         else:
