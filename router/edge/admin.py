@@ -103,10 +103,9 @@ class Admin:
         for backend in BACKENDS:
             await self._expect(f"set server {backend}/{slot} state {admission.value}")
 
-    async def end_requests(self, slot: str) -> None:
-        """End all that runs on the server. HAProxy repeats elsewhere what has got no byte of an answer."""
-        for backend in BACKENDS:
-            await self._expect(f"shutdown sessions server {backend}/{slot}")
+    async def end_requests(self, slot: str, backend: str) -> None:
+        """End all that runs on the server. HAProxy repeats elsewhere what was sent and has got no byte of an answer."""
+        await self._expect(f"shutdown sessions server {backend}/{slot}")
 
     async def swap_map(self, map_path: str, lines: Sequence[str]) -> None:
         """Replace the whole map in one step: no request sees a mixture of two rings."""

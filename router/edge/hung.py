@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from actors.model import UNHEARD
 from router.edge.admin import Admin, Admission, ServerState
+from router.edge.config import ANY_HOST, BACKEND
 
 log = logging.getLogger(__name__)
 
+TURN_AROUNDS: Final = 3
+"""Where HAProxy doesn't balance by turns (``ANY_HOST``), it repeats a request that couldn't be connected only after a
+pause as long as it tries to connect, and counts it as that server's until then."""
 ASK_S: Final = 0.25
 """How long a host may take to say whether it is heard."""
 _ANSWER_BYTES_MAX: Final = 1_024
@@ -70,7 +73,10 @@ class Hung:
         self._now = now
         self._is_unheard = is_unheard
         self._since: dict[str, float] = {}
-        """slot -> when it was seen to be so first; infinity once what hung there was ended."""
+        """slot -> when it was seen to be so first."""
+        self._ended: dict[str, int] = {}
+        """slot -> in how many of ``_waits`` what hung there was ended."""
+        self._waits = ((connect_s, BACKEND), (TURN_AROUNDS * connect_s, ANY_HOST))
 
     async def note(self, states: Mapping[str, ServerState]) -> None:
         """End what hangs on servers that can't have answered for long enough by now. EdgeFailed."""
@@ -80,15 +86,11 @@ class Hung:
         cut_off = {state.slot for state, each in zip(left, unheard, strict=True) if each}
         now = self._now()
         for slot, state in states.items():
-            rests = state.admission is Admission.MAINT and self._since.get(slot, math.inf) == math.inf
+            rests = state.admission is Admission.MAINT and self._is_done(slot)
             if (state.up and slot not in cut_off) or rests:
-                self._since.pop(slot, None)
-            elif now - self._since.setdefault(slot, now) >= self._connect_s:
-                # A host that thaws between HAProxy's account of it and this loses the requests of those milliseconds to
-                # another; of those just being connected, HAProxy closes the clients' connections. It can't be told to
-                # do both in one step.
-                await self._end(slot)
-                self._since[slot] = math.inf
+                self._forget(slot)
+            else:
+                await self._end(slot, now - self._since.setdefault(slot, now))
 
     async def leave(self, state: ServerState) -> None:
         """Before the server gets another host, or none: what hangs there is its predecessor's. EdgeFailed."""
@@ -96,11 +98,27 @@ class Hung:
         unknown = state.admission is not Admission.MAINT and state.up and slot not in self._since
         if unknown and self._reads() and await self._is_unheard(state):
             self._since[slot] = self._now()
-        if (since := self._since.get(slot, math.inf)) < math.inf:
-            await asyncio.sleep(max(0.0, since + self._connect_s - self._now()))
-            await self._end(slot)
-        self._since.pop(slot, None)
+        if not self._is_done(slot):
+            longest_s, _ = self._waits[-1]
+            await asyncio.sleep(max(0.0, self._since[slot] + longest_s - self._now()))
+            await self._end(slot, longest_s)
+        self._forget(slot)
 
-    async def _end(self, slot: str) -> None:
-        await self._admin.end_requests(slot)
-        log.info("what hung there was ended", extra={"slot": slot})
+    def _is_done(self, slot: str) -> bool:
+        return slot not in self._since or self._ended.get(slot, 0) == len(self._waits)
+
+    def _forget(self, slot: str) -> None:
+        self._since.pop(slot, None)
+        self._ended.pop(slot, None)
+
+    async def _end(self, slot: str, down_s: float) -> None:
+        """Wherever the server has been down for long enough, and it wasn't done yet."""
+        for wait_s, backend in self._waits[self._ended.get(slot, 0) :]:
+            if down_s < wait_s:
+                return
+            # A host that thaws between HAProxy's account of it and this loses the requests of those milliseconds to
+            # another; of those just being connected, HAProxy closes the clients' connections. It can't be told to
+            # do both in one step.
+            await self._admin.end_requests(slot, backend)
+            self._ended[slot] = self._ended.get(slot, 0) + 1
+            log.info("what hung there was ended", extra={"slot": slot, "backend": backend})

@@ -48,6 +48,7 @@ async def test_no_request_made_from_the_document_meets_what_isnt_in_it(stack: St
     assert found.ok_share >= OK_SHARE_MIN
     assert set(found.operations) == {
         "POST /chat",
+        "POST /chat/sealed",
         "POST /sessions",
         "GET /sessions/{session_id}",
         "DELETE /sessions/{session_id}",

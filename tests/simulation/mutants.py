@@ -27,6 +27,7 @@ from tests.simulation.mutant import (
     RESIDENTS,
     SESSION,
     STANDING,
+    TICKET,
     TURN,
     Mutant,
 )
@@ -401,9 +402,9 @@ MUTANTS: Final = (
     ),
     _one(
         "a look, an await, then the wait",
-        FOLLOWING,
-        "            while ticket.end is None:\n                await ticket.changed()\n",
-        "            while ticket.end is None:\n                import asyncio\n\n                await asyncio.sleep(0.001)\n                await ticket.changed()\n",
+        TICKET,
+        "            self._enders.append(waiter)\n",
+        "            await asyncio.sleep(0.001)\n            self._enders.append(waiter)\n",
     ),
     _one(
         "a batch wakes nobody",

@@ -6,6 +6,7 @@ import pytest
 
 from actors.health import Health
 from router.edge.admin import Admin, Admission, ServerState
+from router.edge.config import BACKEND
 from router.edge.hung import Hung, is_unheard
 
 CONNECT_S = 0.25
@@ -18,9 +19,10 @@ class Watched(Admin):
     def __init__(self) -> None:
         super().__init__("")
         self.ended: list[str] = []
+        self.ended_anywhere: list[str] = []
 
-    async def end_requests(self, slot: str) -> None:
-        self.ended.append(slot)
+    async def end_requests(self, slot: str, backend: str) -> None:
+        (self.ended if backend == BACKEND else self.ended_anywhere).append(slot)
 
 
 class Lab:
@@ -59,6 +61,18 @@ async def test_what_hangs_is_ended_once_and_not_at_once() -> None:
     assert await lab.see(up=False, after_s=10.0) == ["slot-1"]
 
 
+async def test_what_may_wait_for_its_repetition_is_ended_later() -> None:
+    lab = Lab()
+    await lab.see(up=False)
+    await lab.see(up=False, after_s=CONNECT_S)
+    assert (lab.admin.ended, lab.admin.ended_anywhere) == (["slot-1"], [])
+    await lab.see(up=False, after_s=CONNECT_S)
+    assert lab.admin.ended_anywhere == []
+    for _ in range(2):
+        await lab.see(up=False, after_s=CONNECT_S)
+        assert (lab.admin.ended, lab.admin.ended_anywhere) == (["slot-1"], ["slot-1"])
+
+
 async def test_who_comes_back_and_goes_down_again_has_it_ended_again() -> None:
     lab = Lab()
     for times in (1, 2):
@@ -92,9 +106,9 @@ async def test_a_server_that_rests_has_nothing_to_end_but_may_when_it_is_used_ag
 async def test_a_server_that_gets_another_host_first_ends_what_its_predecessor_had() -> None:
     lab = Lab()
     await lab.see(up=False)
-    lab.now += CONNECT_S
+    lab.now += 3 * CONNECT_S
     await lab.hung.leave(state(up=False))
-    assert lab.admin.ended == ["slot-1"]
+    assert lab.admin.ended == lab.admin.ended_anywhere == ["slot-1"]
     await lab.see(up=False)
     assert await lab.see(up=False, after_s=CONNECT_S) == ["slot-1"] * 2, "the successor is down, too"
 

@@ -12,7 +12,7 @@ from actors.errors import Misconfigured
 from actors.model import Member, Table
 from actors.settings import EdgeSettings, RingSettings, Settings
 from router.edge.admin import Admin, Admission, ServerState
-from router.edge.config import Paths, Server, render, server_of, shard_map
+from router.edge.config import BACKEND, Paths, Server, render, server_of, shard_map
 from router.edge.sync import change_of
 from router.ring import EMPTY, Ring
 from router.shards import SHARDS, shard_of
@@ -103,7 +103,7 @@ async def test_both_backends_are_told_the_same_and_the_one_that_is_looked_at_las
         await admin.place("slot-1", "10.0.0.2", 80, 9)
         await admin.admit("slot-1", Admission.DRAIN)
         await admin.trust("slot-1")
-        await admin.end_requests("slot-1")
+        await admin.end_requests("slot-1", BACKEND)
     assert told == [
         "set server any-host/slot-1 addr 10.0.0.2 port 80",
         "set server hosts/slot-1 addr 10.0.0.2 port 80",
@@ -111,7 +111,6 @@ async def test_both_backends_are_told_the_same_and_the_one_that_is_looked_at_las
         "set server any-host/slot-1 state drain",
         "set server hosts/slot-1 state drain",
         "set server hosts/slot-1 health up",
-        "shutdown sessions server any-host/slot-1",
         "shutdown sessions server hosts/slot-1",
     ]
 

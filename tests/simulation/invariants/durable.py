@@ -10,7 +10,7 @@ from collections import defaultdict
 from actors.errors import SessionDeleted, StateRegressed
 from actors.model import SessionKey
 from actors.ports import Done
-from actors.stores.base import Missing, Regressed, Turns
+from actors.stores.base import Missing, Regressed, Replayed, Turns
 from tests.simulation import history as h
 from tests.simulation.facts import Facts
 
@@ -39,7 +39,9 @@ def _acknowledged(facts: Facts, said: h.Said, done: Done) -> None:
     for told in facts.told[said.process, said.key]:
         # Whoever deletes is told of the loss by that call itself, and has answered what came before.
         known_by = arrival if facts.applied[told.number] == lost_at else said.seq
-        if lost_at <= facts.applied[told.number] < told.seq < known_by and not isinstance(told.answer, Turns | Missing):
+        # An older turn, recorded, says nothing of the log's end.
+        silent = isinstance(told.answer, Turns | Missing | Replayed)
+        if lost_at <= facts.applied[told.number] < told.seq < known_by and not silent:
             facts.report("I2", said.seq, f"{said.process} repeats {turn.turn_id}, though it was told of its loss")
             return
 
