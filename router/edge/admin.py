@@ -92,11 +92,12 @@ class Admin:
         for backend in BACKENDS:
             placed = r".*(changed from|no need to change).*"
             await self._expect(f"set server {backend}/{slot} addr {address} port {port}", placed)
-        await self._expect(f"set server {BACKEND}/{slot} check-port {check_port}")
+            await self._expect(f"set server {backend}/{slot} check-port {check_port}")
 
     async def trust(self, slot: str) -> None:
         """Take the server for healthy until a check says otherwise: what failed was its predecessor's."""
-        await self._expect(f"set server {BACKEND}/{slot} health up")
+        for backend in BACKENDS:
+            await self._expect(f"set server {backend}/{slot} health up")
 
     async def admit(self, slot: str, admission: Admission) -> None:
         """Let it have new requests, finish those it has, or (``maint``) neither be checked nor have any."""

@@ -107,20 +107,13 @@ def shard_map(slot_of_shard: Iterable[str]) -> Iterable[str]:
 
 def render(settings: Settings, paths: Paths, servers: Iterable[Server] = ()) -> str:
     """haproxy.cfg. Its first line tells two configurations apart, whatever servers they were started with."""
-    front = "\n".join((_global(settings, paths), _defaults(settings), _frontend(settings, paths), _ANY_HOST))
+    front = "\n".join((_global(settings, paths), _defaults(settings), _frontend(settings, paths), _any_host(settings)))
     backend = _backend(settings)
     digest = blake2b(f"{front}\n{backend}".encode(), digest_size=8).hexdigest()
     known = {server.slot: server for server in servers}
     slots = [f"slot-{number}" for number in range(settings.ring.slots_max)]
-    owners = [_server(slot, known.get(slot)) for slot in slots]
-    followers = [_follower(slot, known.get(slot)) for slot in slots]
-    return "\n".join((f"# rehydra-edge {digest}", front, *followers, backend, *owners, ""))
-
-
-def _follower(slot: str, server: Server | None) -> str:
-    """The server of ``ANY_HOST``: checked once, as that of ``BACKEND``."""
-    address = "127.0.0.1:1" if server is None else _joined(server.address, server.port)
-    return f"    server {slot} {address} track {BACKEND}/{slot}{' disabled' if server is None else ''}"
+    lines = [_server(slot, known.get(slot)) for slot in slots]
+    return "\n".join((f"# rehydra-edge {digest}", front, *lines, backend, *lines, ""))
 
 
 def _server(slot: str, server: Server | None) -> str:
@@ -242,26 +235,36 @@ def _internal_pass(key: str) -> str:
     return hmac.digest(secret, b"rehydra internal", "sha256").hex()[:32]
 
 
-_ANY_HOST: Final = f"""
+def _any_host(settings: Settings) -> str:
+    return f"""
 backend {ANY_HOST}
-    # A host that died a moment ago has the fewest connections of all, so a retry may meet it again until a check has
-    # found it, which these servers learn from those that are checked.
     balance leastconn
-    http-reuse always"""
+    http-reuse always
+{_CHECK}
+    # A host that died a moment ago has the fewest connections of all: every retry would go there until a check has
+    # found it. So the first connection that it refuses counts as one.
+    default-server {_checked(settings)} observe layer4 error-limit 1 on-error mark-down"""
+
+
+_CHECK: Final = """\
+    option httpchk
+    http-check send meth GET uri /healthz ver HTTP/1.1 hdr host rehydra
+    http-check expect status 200"""
+
+
+def _checked(settings: Settings) -> str:
+    every_ms = settings.edge.check_interval_ms
+    return f"check inter {every_ms}ms fastinter {every_ms // 2 or 1}ms fall 2 rise 1"
 
 
 def _backend(settings: Settings) -> str:
-    every_ms = settings.edge.check_interval_ms
-    check = f"check inter {every_ms}ms fastinter {every_ms // 2 or 1}ms fall 2 rise 1"
     return f"""
 backend {BACKEND}
     balance roundrobin
     http-reuse always
-    option httpchk
-    http-check send meth GET uri /healthz ver HTTP/1.1 hdr host rehydra
-    http-check expect status 200
+{_CHECK}
     # What else is only looked at (/ring, /docs) is the same on all hosts.
     use-server %[var(txn.slot)] if {{ var(txn.slot) -m found }} !METH_GET
     # What hangs on one that is down is ended from outside, a moment later: router.edge.hung.
-    default-server {check}
+    default-server {_checked(settings)}
     # {settings.ring.slots_max} slots"""

@@ -33,6 +33,9 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "serve status": ("tests/integration/test_serve_deploy.py", ('cluster.serve, "status"',)),
     "tests/run unit -k checker": ("tests/run", ('tests/unit tests/runtime tests/test_tidy.py "${@:2}"',)),
+    "python -m deploy.host": ("tests/integration/deployment.py", ('"-m", "deploy.host"',)),
+    "python -m deploy.edge": ("tests/integration/test_deploy_edge.py", ('"-m", "deploy.edge"',)),
+    "python -m deploy.sweep": ("tests/contract/test_dynamodb.py", ("sweep_program.run(settings)",)),
     "python -m loadtest.controls --smoke": ("tests/integration/test_controls.py", ("controls",)),
     "loadtest/run kill_host": ("tests/integration/test_lab_smoke.py", ("kill_host", "loadtest/run")),
     "REHYDRA_EDGE__KIND=serve deploy/up": (

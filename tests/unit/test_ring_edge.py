@@ -64,7 +64,7 @@ def test_the_servers_it_starts_with_make_no_other_configuration_but_the_settings
     second = render(SETTINGS, PATHS, [A]).split("\n", 1)
     assert first[0] == second[0]
     assert "server slot-0 10.0.0.1:80 port 9\n" in second[1]
-    assert second[1].count(" port 1 disabled\n") == 3
+    assert second[1].count(" port 1 disabled\n") == 2 * 3, "in both backends"
     more = SETTINGS.model_copy(update={"ring": RingSettings(slots_max=5)})  # type: ignore[call-arg]
     assert render(more, PATHS).split("\n", 1)[0] != first[0]
 
@@ -74,18 +74,19 @@ def section(text: str, backend: str) -> list[str]:
     return text.split(f"\nbackend {backend}\n")[1].split("\n\n")[0].splitlines()
 
 
-def test_sealed_requests_and_reads_go_by_least_connections_to_servers_that_follow_the_checked_ones() -> None:
+def test_sealed_requests_and_reads_go_by_least_connections_to_servers_that_are_down_once_they_refuse() -> None:
     text = render(SETTINGS, PATHS, [A, Server("slot-3", "fd00::2", 80, 9)])
     assert "    use_backend any-host if METH_POST { path /chat/sealed }\n" in text
     assert "    use_backend any-host if METH_GET { path_beg /sessions/ }\n    default_backend hosts" in text
-    follower = section(text, "any-host")
-    assert "    balance leastconn" in follower
-    assert [line.strip() for line in follower if line.startswith("    server ")] == [
-        "server slot-0 10.0.0.1:80 track hosts/slot-0",
-        "server slot-1 127.0.0.1:1 track hosts/slot-1 disabled",
-        "server slot-2 127.0.0.1:1 track hosts/slot-2 disabled",
-        "server slot-3 [fd00::2]:80 track hosts/slot-3",
+    anywhere = section(text, "any-host")
+    assert "    balance leastconn" in anywhere
+    assert [line.strip() for line in anywhere if line.startswith("    server ")] == [
+        "server slot-0 10.0.0.1:80 port 9",
+        "server slot-1 127.0.0.1:1 port 1 disabled",
+        "server slot-2 127.0.0.1:1 port 1 disabled",
+        "server slot-3 [fd00::2]:80 port 9",
     ]
+    assert any(line.endswith(" observe layer4 error-limit 1 on-error mark-down") for line in anywhere)
     assert "    balance roundrobin" in section(text, "hosts")
 
 
@@ -106,10 +107,12 @@ async def test_both_backends_are_told_the_same_and_the_one_that_is_looked_at_las
         await admin.end_requests("slot-1", BACKEND)
     assert told == [
         "set server any-host/slot-1 addr 10.0.0.2 port 80",
+        "set server any-host/slot-1 check-port 9",
         "set server hosts/slot-1 addr 10.0.0.2 port 80",
         "set server hosts/slot-1 check-port 9",
         "set server any-host/slot-1 state drain",
         "set server hosts/slot-1 state drain",
+        "set server any-host/slot-1 health up",
         "set server hosts/slot-1 health up",
         "shutdown sessions server hosts/slot-1",
     ]
