@@ -13,7 +13,8 @@ finds it on no host. Then another host takes the slot. Demanded:
 - no host ever loads more than ``session.activations_max`` at one time (by its own count);
 - the p99 of the sessions that were not moved, median over the rounds, is at most twice their usual; no errors.
 
-Rounds are kept and added up, so it can go on where it was stopped. Latencies count from the scheduled time.
+Rounds are kept, and those of one size and rate added up, so it can go on where it was stopped. Latencies count from
+the scheduled time.
 
 The rate must leave room: generator, edge, store and all hosts share this machine, and where it has no core left, p99
 tells of that alone. So how many cores were busy, with the load as usual and then, stands beside each round.
@@ -47,6 +48,7 @@ TURNS = 3
 CLAIMS_MAX = 16
 LIMITS = {"session": {"activations_max": CLAIMS_MAX}}
 MOVED_PER_S = 200.0
+PER_S_MAX = 10_000
 OTHERS_SHARE = 0.5
 """Requests for sessions of the other hosts, over those for the victim's."""
 OTHERS = 300
@@ -59,6 +61,9 @@ ROUNDS_MIN = 5
 class Round:
     """One kill. Times in milliseconds."""
 
+    sessions: int
+    per_s: float
+    """Of this size and at this rate."""
     slot: str
     held: int
     """Sessions that the victim held."""
@@ -126,7 +131,7 @@ class Stampede:
         most = await _claims_most(list(hosts.values()))
         await self._bare.start_host()
         return Round(
-            slot, len(theirs), len(asked), loaded, most,
+            len(self.sessions), self._per_s, slot, len(theirs), len(asked), loaded, most,
             usual.quantile_ms(0.5), usual.quantile_ms(0.99), then.quantile_ms(0.5), then.quantile_ms(0.99),
             moved.quantile_ms(0.5), moved.quantile_ms(0.99), moved.quantile_ms(1.0),
             round(usual_cores, 2), round(then_cores, 2), tuple((usual.errors + then.errors + moved.errors)[:5]),
@@ -190,7 +195,7 @@ def judged(rounds: list[dict[str, Any]], errors: list[str]) -> dict[str, Any]:
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """``--rounds`` more rounds, and the verdict over all that are kept in ``--out``."""
+    """``--rounds`` more rounds, and the verdict over all of their kind that are kept in ``--out``."""
     path = arguments.out / "rounds.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     async with Bare(arguments.port, AGENT, HOSTS, fsync="everysec", groups=LIMITS) as bare:
@@ -206,8 +211,14 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
                     f" theirs {done.moved_p99} ms; {done.usual_cores} and {done.then_cores} cores busy",
                     flush=True,
                 )
-    rounds = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return judged(rounds, errors)
+    kept = path.read_text(encoding="utf-8").splitlines()
+    return judged(of_one_kind(kept, arguments.sessions, arguments.per_s), errors)
+
+
+def of_one_kind(lines: Sequence[str], sessions: int, per_s: float) -> list[dict[str, Any]]:
+    """The rounds among them that had so many sessions and that rate: others say nothing of these."""
+    rounds = [dict[str, Any](json.loads(line)) for line in lines]
+    return [each for each in rounds if (each.get("sessions"), each.get("per_s")) == (sessions, per_s)]
 
 
 def main() -> int:
@@ -219,6 +230,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(".data/loadtest/stampede"))
     arguments = parser.parse_args()
+    if not 1 <= arguments.per_s <= PER_S_MAX:
+        parser.error(f"--per-s is 1 to {PER_S_MAX}, not {arguments.per_s:g}")
     verdict = asyncio.run(run(arguments))
     text = json.dumps(verdict, indent=2)
     (arguments.out / "verdict.json").write_text(text + "\n", encoding="utf-8")
