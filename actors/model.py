@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 from pydantic_core import to_json
 
-SCHEMA_VERSION: Final = 1
-"""Version of every record that the stores keep. A store that finds a newer one refuses to start."""
+SCHEMA_VERSION: Final = 2
+"""Of what the stores keep of sessions. A store that finds a newer one refuses to start. 2: turns are packed bytes; 1:
+they were JSON."""
+MEMBERS_VERSION: Final = 1
+"""Of what the stores keep of the membership table: counted by itself, so that hosts of two programs that differ in
+their sessions' records only can still see each other in it."""
 
 DEFAULT_TENANT: Final = "-"
 _X: Final = "[A-Za-z0-9._~:@-]"
@@ -132,7 +136,7 @@ class Checkpoint:
     """What is durable of a session: all of its turns, or the last ones. ``state`` is the agent's own JSON object as
     bytes (``b""`` = none yet)."""
 
-    turns: tuple[Turn, ...] = ()
+    turns: Sequence[Turn] = ()
     state: bytes = b""
 
     @property

@@ -11,6 +11,7 @@ What a store deliberately does not do: compare clocks of machines, expire leases
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -106,7 +107,7 @@ class Ahead:
 class Turns:
     """A page of committed turns. ``turn_seq`` is that of the session's last turn, whatever the page."""
 
-    turns: tuple[Turn, ...]
+    turns: Sequence[Turn]
     turn_seq: int
 
 

@@ -54,7 +54,7 @@ class Installed:
     ``lost``: turns may have been acknowledged that Redis no longer has.
     """
 
-    turns: tuple[Turn, ...] | None
+    turns: Sequence[Turn] | None
     state: bytes
     lost: bool
     turn_seq: int = 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -133,11 +134,12 @@ class Leases:
         if installed is None or installed.turns is None:
             # Redis' copy is filled from the whole log.
             before = max(0, head.turn_seq - window) if window and installed is None else 0
-            turns, state = await self._read(key, before, head.turn_seq), head.state
+            turns, state, beyond = await self._read(key, before, head.turn_seq), head.state, 0
         else:
-            turns, state = installed.turns, installed.state if installed.turn_seq > head.turn_seq else head.state
+            turns, beyond = installed.turns, installed.turn_seq - head.turn_seq
+            state = installed.state if beyond else head.state
         copy.lost = installed is not None and installed.lost
-        tail = tuple(turn for turn in turns if turn.turn_seq > head.turn_seq)
+        tail = tuple(turns[len(turns) - beyond :])
         if found.hot and not copy.lost and not await self._bring(copy, tail, state):
             return None
         if installed is not None:
@@ -177,7 +179,7 @@ class Leases:
             copy.note(tail[-1], asked_s)
         return True
 
-    async def _read(self, key: SessionKey, before: int, turn_seq: int) -> tuple[Turn, ...]:
+    async def _read(self, key: SessionKey, before: int, turn_seq: int) -> Sequence[Turn]:
         """PostgreSQL's log after its first ``before`` turns. The lease is ours, so nobody adds to it."""
         turns: list[Turn] = []
         while before + len(turns) < turn_seq:
@@ -187,7 +189,7 @@ class Leases:
             turns += page.turns
         return tuple(turns[: turn_seq - before])
 
-    async def _fill(self, copy: Copy, turns: tuple[Turn, ...], state: bytes) -> bool:
+    async def _fill(self, copy: Copy, turns: Sequence[Turn], state: bytes) -> bool:
         """PostgreSQL's log into Redis, in pieces. Whether all of it is there."""
         first = 0
         while first < len(turns):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
-from actors.model import SCHEMA_VERSION, Beat, BeatReply, HostState, Member, Table
+from actors.model import MEMBERS_VERSION, Beat, BeatReply, HostState, Member, Table
 from actors.stores.codec import decode_member, encode_member, newer_schema
 
 BEATS_KEEP_MS: Final = 600_000
@@ -112,7 +112,7 @@ def encode_roster(roster: Roster) -> bytes:
     """One JSON object."""
     return to_json(
         {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": MEMBERS_VERSION,
             "ring_version": roster.ring_version,
             "members": {slot: from_json(encode_member(member)) for slot, member in roster.members.items()},
             "spares": {
@@ -126,8 +126,8 @@ def encode_roster(roster: Roster) -> bytes:
 def decode_roster(record: bytes) -> Roster:
     """The roster in ``record``. Misconfigured if it was written by a newer program."""
     fields: dict[str, Any] = from_json(record)
-    if fields["schema_version"] > SCHEMA_VERSION:
-        raise newer_schema("The membership table", fields["schema_version"])
+    if fields["schema_version"] > MEMBERS_VERSION:
+        raise newer_schema("The membership table", fields["schema_version"], MEMBERS_VERSION)
     return Roster(
         fields["ring_version"],
         {slot: decode_member(slot, to_json(member)) for slot, member in fields["members"].items()},

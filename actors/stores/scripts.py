@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 from typing import Any, Final, Generic, TypeVar
 
 from actors.errors import Misconfigured, StoreUnavailable
@@ -24,6 +25,7 @@ from actors.model import (
     SessionKey,
     Turn,
 )
+from actors.record import packed_id
 from actors.stores.base import (
     Ahead,
     Buried,
@@ -171,9 +173,9 @@ def commit(
 
     lease_key, log_key, ids_key = keys.of_session(key)
     arguments: tuple[Argument, ...] = (
-        *(lease.epoch, lease.token, lease.born),
-        *(turn.turn_seq - 1, previous_turn_id),
-        *(turn.turn_id, turn.fingerprint, encode_turn(key.tenant, turn)),
+        _LEASE.pack(lease.epoch, lease.born) + lease.token.encode(),
+        packed_id(previous_turn_id) if previous_turn_id else b"",
+        encode_turn(key.tenant, turn),
         ttl_ms,
     )
     if state is not None:
@@ -237,6 +239,7 @@ def read(keys: Keys, key: SessionKey, after: int, limit: int, bytes_max: int) ->
 
 
 _OK: Final = Ok()
+_LEASE: Final = Struct("<qq")
 
 
 def _shown(lease: Lease, turn_seq: int, last_turn_id: str) -> tuple[Argument, ...]:

@@ -135,7 +135,7 @@ async def test_a_turn_larger_than_an_item_is_kept_in_parts_and_comes_back_whole(
 async def test_a_turn_larger_than_a_transaction_is_refused_as_not_done(dynamo_lab: DynamoLab) -> None:
     """I10."""
     talk = await begin(dynamo_lab.store(), "a")
-    huge = random.Random(2).randbytes(3_000_000).decode("latin-1")
+    huge = random.Random(2).randbytes(4_000_000).decode("latin-1")
     with pytest.raises(StoreFull, match="in one transaction") as refused:
         await talk.commit("b", reply=huge)
     assert refused.value.outcome is Outcome.NOT_DONE

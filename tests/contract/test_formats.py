@@ -1,8 +1,8 @@
 """How DynamoDB and MongoDB keep sessions and the membership table: golden, as the records in ``test_records`` are.
 
-The files ``golden/dynamodb-v1.json`` and ``golden/mongodb-v1.json`` hold all that is stored after :func:`live`, at a
-clock that stands. They are never changed; a change of the format is a new ``schema_version`` with new files beside
-them.
+The files ``golden/dynamodb-vN.json`` and ``golden/mongodb-vN.json`` hold all that is stored after :func:`live`, at a
+clock that stands, by programs of ``schema_version`` N. They are never changed; a change of the format is a new
+``schema_version`` with new files beside them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from actors.model import HostState, SessionKey
+import pytest
+
+from actors.model import SCHEMA_VERSION, HostState, SessionKey
 from actors.stores.base import Deleted, Granted, MembershipStore, Ok, Replayed, SessionStore
 from actors.stores.mongodb import documents
 from tests.contract.dynamodb_lab import DynamoLab
@@ -62,16 +64,20 @@ async def goes_on(store: SessionStore, membership: MembershipStore) -> None:
     assert membership.leave("inc-0").members["slot-0"].incarnation == "inc-2"
 
 
-def golden(name: str, prefix: str = "test") -> Any:
+VERSIONS: Final = range(1, SCHEMA_VERSION + 1)
+
+
+def golden(name: str, prefix: str = "test", version: int = SCHEMA_VERSION) -> Any:
     """The file, with this prefix in the place of its own."""
-    return json.loads((GOLDEN / f"{name}-v1.json").read_text("utf-8").replace('"test:', f'"{prefix}:'))
+    return json.loads((GOLDEN / f"{name}-v{version}.json").read_text("utf-8").replace('"test:', f'"{prefix}:'))
 
 
 def plain(value: Any) -> Any:
-    """As JSON can hold it: bytes are told from text by ``{"bytes": ...}``, moments by ``{"ms": ...}``."""
+    """As JSON can hold it: bytes are told from text by ``{"bytes": ...}``, or ``{"hex": ...}`` where they are none,
+    moments by ``{"ms": ...}``."""
     match value:
         case bytes():
-            return {"bytes": value.decode()}
+            return {"bytes": value.decode()} if value.isascii() and b"\x00" not in value else {"hex": value.hex()}
         case datetime():
             return {"ms": round(value.replace(tzinfo=UTC).timestamp() * 1000)}
         case dict():
@@ -86,6 +92,8 @@ def stored(value: Any) -> Any:
     match value:
         case {"bytes": str(text)}:
             return text.encode()
+        case {"hex": str(digits)}:
+            return bytes.fromhex(digits)
         case {"ms": int(ms)}:
             return datetime.fromtimestamp(ms / 1000, UTC)
         case dict():
@@ -102,9 +110,10 @@ async def test_what_dynamodb_keeps_today_is_golden(dynamo_lab: DynamoLab) -> Non
     assert kept == golden("dynamodb", dynamo_lab.names.prefix)
 
 
-async def test_all_that_dynamodb_ever_kept_is_understood(dynamo_lab: DynamoLab) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_all_that_dynamodb_ever_kept_is_understood(dynamo_lab: DynamoLab, version: int) -> None:
     dynamo_lab._now_ms = NOW_MS
-    for item in stored(golden("dynamodb", dynamo_lab.names.prefix)):
+    for item in stored(golden("dynamodb", dynamo_lab.names.prefix, version)):
         dynamo_lab.client.put_item(TableName=dynamo_lab.table, Item=item)
     await goes_on(dynamo_lab.store(), dynamo_lab.membership())
 
@@ -120,9 +129,10 @@ async def test_what_mongodb_keeps_today_is_golden(mongo_lab: MongoLab) -> None:
     assert kept == golden("mongodb")
 
 
-async def test_all_that_mongodb_ever_kept_is_understood(mongo_lab: MongoLab) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_all_that_mongodb_ever_kept_is_understood(mongo_lab: MongoLab, version: int) -> None:
     mongo_lab._now_ms = NOW_MS
-    kept = stored(golden("mongodb"))
+    kept = stored(golden("mongodb", version=version))
     mongo_lab.sessions.insert_many(kept["sessions"])
     mongo_lab.members.insert_many(kept["members"])
     await goes_on(mongo_lab.store(), mongo_lab.membership())

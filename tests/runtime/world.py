@@ -199,7 +199,7 @@ class World:
     async def log(self, key: SessionKey = KEY) -> tuple[Turn, ...]:
         """What the store has."""
         answer = await self.memory.read(key, 0, 1_000)
-        return answer.turns if isinstance(answer, Turns) else ()
+        return tuple(answer.turns) if isinstance(answer, Turns) else ()
 
 
 def request(message: str, turn_id: str = "", if_match: int | None = None, key: SessionKey = KEY) -> TurnRequest:

@@ -201,7 +201,7 @@ class Cluster:
                 ("store", at_once(self.backend.sessions.read(key, 0, 1_000_000))),
                 ("host", await client.read(key)),
             ):
-                self.history.add(Log(key, source, answer.turns if isinstance(answer, Turns) else None))
+                self.history.add(Log(key, source, tuple(answer.turns) if isinstance(answer, Turns) else None))
 
 
 class LogWatch(logging.Handler):

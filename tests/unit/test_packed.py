@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from actors import packed
 from actors.model import Turn, fingerprint_of
 from actors.packed import CHUNK_BYTES, PackedTurns
+from actors.record import pack, packed_id
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
 JSON = st.dictionaries(TEXT, st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT | st.lists(TEXT))
@@ -95,7 +96,7 @@ def test_what_is_left_after_drops_is_what_a_list_would_have(steps: list[tuple[in
         assert [kept.find(f"k:{n}") is not None for n in range(1, last + 1)] == [
             n > kept.dropped for n in range(1, last + 1)
         ]
-        assert sum(map(len, kept._chunks)) == sum(len(packed._record(turn)) for turn in model)
+        assert sum(map(len, kept._chunks)) == sum(len(pack(turn)) for turn in model)
         assert size_bytes == sum(map(len, kept._chunks)) + 14 * len(model)
 
 
@@ -137,7 +138,7 @@ def test_ids_of_one_digest_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_digest_that_lies_across_two_others_is_not_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = {"k:0": b"aaaabbbb", "k:1": b"ccccdddd", "k:2": b"bbbbcccc"}
-    monkeypatch.setattr(packed, "_digest", digests.__getitem__)
+    monkeypatch.setattr(packed, "_digest", lambda packed_id: digests[packed_id.decode()])
     kept, turns = PackedTurns(), made(3)
     kept.add(turns[:2])
     assert kept.find("k:2") is None
@@ -153,7 +154,7 @@ UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 def test_a_uuid_is_kept_in_17_bytes_and_comes_out_as_it_was(prefix: str, written: str) -> None:
     kept = PackedTurns()
     kept.add([Turn(1, turn_id := prefix + written, "", "m", "r")])
-    assert len(packed._packed_id(turn_id)) == 17
+    assert len(packed_id(turn_id)) == 17
     assert kept.turn_id(0) == kept[0].turn_id == turn_id and kept.find(turn_id) == kept[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from actors.errors import StoreUnavailable
@@ -42,7 +43,7 @@ class Log:
             return None
         return Checkpoint(decode_turns(key.tenant, records), state)
 
-    async def page(self, key: SessionKey, born: int, after: int, last: int, bytes_max: int) -> tuple[Turn, ...] | None:
+    async def page(self, key: SessionKey, born: int, after: int, last: int, bytes_max: int) -> Sequence[Turn] | None:
         """Turns ``after`` to ``last``, fewer if their records have more than ``bytes_max``. None: some are missing."""
         first = items.turn_name(born, after + 1)
         found = await self._query(key, first, items.turn_name(born, last, items.PARTS_MAX), bytes_max)

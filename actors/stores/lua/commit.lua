@@ -4,16 +4,11 @@
 -- KEYS[1]  hash    the lease
 -- KEYS[2]  list    the log
 -- KEYS[3]  hash    the ids
--- ARGV[1]  epoch             of the caller's lease
--- ARGV[2]  token             of the caller's lease
--- ARGV[3]  born              of the caller's lease
--- ARGV[4]  turn_seq before   turns in the caller's log, without the new one
--- ARGV[5]  previous turn id  the last of them, empty if there is none
--- ARGV[6]  turn id           of the new turn
--- ARGV[7]  fingerprint       of its message
--- ARGV[8]  record            the new turn as bytes
--- ARGV[9]  ttl_ms            expiry of the session, 0 = never
--- ARGV[10] state             the agent's state as bytes; absent = unchanged
+-- ARGV[1]  lease             of the caller: epoch and born, 8 bytes each, little-endian, and the token
+-- ARGV[2]  previous turn id  packed; the last in the caller's log, without the new one; empty if there is none
+-- ARGV[3]  record            the new turn as bytes
+-- ARGV[4]  ttl_ms            expiry of the session, 0 = never
+-- ARGV[5]  state             the agent's state as bytes; absent = unchanged
 --
 -- Checked in this order:
 -- {'deleted'}
@@ -26,25 +21,29 @@
 -- {'ok'}                                                    renews the expiry, takeovers := 0
 --
 -- include: fence.lua
+-- include: record.lua
 
-local turn_seq_before, previous_turn_id, turn_id, fingerprint = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+local epoch, born = struct.unpack('<i8i8', ARGV[1])
+local previous_turn_id = ARGV[2] ~= '' and written_id(ARGV[2]) or ''
+local turn_seq, turn_id, fingerprint = look_into(ARGV[3])
+local turn_seq_before = turn_seq - 1
 local lease = load_lease()
 if lease and lease.deleted then
   return {'deleted'}
 end
 
-local refusal = fence(lease, tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), turn_seq_before, previous_turn_id)
+local refusal = fence(lease, epoch, string.sub(ARGV[1], 17), born, turn_seq_before, previous_turn_id)
 if refusal then
   return refusal
 end
 
 local known = redis.call('HGET', KEYS[3], turn_id)
 if known then
-  local turn_seq, known_fingerprint = string.match(known, '^(%d+):(.*)$')
+  local known_seq, known_fingerprint = string.match(known, '^(%d+):(.*)$')
   if known_fingerprint ~= fingerprint then
     return {'mismatch'}
   end
-  return {'replayed', redis.call('LINDEX', KEYS[2], tonumber(turn_seq) - 1)}
+  return {'replayed', redis.call('LINDEX', KEYS[2], tonumber(known_seq) - 1)}
 end
 
 if not begins_with(lease, turn_seq_before, previous_turn_id) then
@@ -54,12 +53,11 @@ if lease.turn_seq > turn_seq_before then
   return {'ahead', lease.turn_seq}
 end
 
-local turn_seq = turn_seq_before + 1
-redis.call('RPUSH', KEYS[2], ARGV[8])
+redis.call('RPUSH', KEYS[2], ARGV[3])
 redis.call('HSET', KEYS[3], turn_id, turn_seq .. ':' .. fingerprint)
 redis.call('HSET', KEYS[1], 'turn_seq', turn_seq, 'last_turn_id', turn_id, 'takeovers', 0)
-if ARGV[10] then
-  redis.call('HSET', KEYS[1], 'state', ARGV[10])
+if ARGV[5] then
+  redis.call('HSET', KEYS[1], 'state', ARGV[5])
 end
-renew(tonumber(ARGV[9]))
+renew(tonumber(ARGV[4]))
 return {'ok'}
