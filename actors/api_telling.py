@@ -46,6 +46,9 @@ class WholeRequester:
     async def delta(self, text: str) -> None:
         """Nothing to say before the end."""
 
+    def quiet_s(self) -> float:
+        return 0.0
+
     async def finish(self, final: FinalAnswer) -> None:
         if isinstance(final, Done):
             await self.relay(done_answer(self._session_id, self._served_by, final))

@@ -34,6 +34,8 @@ async def _stream(ticket: Ticket, requester: Requester) -> Done | RehydraError |
         elif news and not announced:
             announced = True
             await requester.turn(ticket.request.turn_id, ticket.epoch, ticket.activation.residence)
+        elif news and ticket.end is None and (quiet_s := requester.quiet_s()) > 0:
+            await ticket.pause(quiet_s)
         elif news:
             text = "".join(ticket.pieces[shown:])
             shown = len(ticket.pieces)

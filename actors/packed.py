@@ -114,23 +114,22 @@ class PackedTurns(Sequence[Turn]):
         return self._append(records.packed)
 
     def _append(self, records: Sequence[bytes]) -> int:
-        size_bytes = len(records) * _BESIDE_BYTES
         full, open_ = self._chunks[:-1], list(self._chunks[-1:])
         filled = len(open_[0]) if open_ else 0
         if not full:
             filled += self._bytes_gone
         number, closed = self._chunks_gone + len(full), list[bytes]()
         for record in records:
-            if open_ and filled + len(record) > CHUNK_BYTES:
+            size_bytes = len(record)
+            if open_ and filled + size_bytes > CHUNK_BYTES:
                 closed.append(b"".join(open_))
                 open_, filled, number = [], 0, number + 1
             self._places += _PLACE.pack(number, filled)
-            self._digests += _digest(id_in(record))
             open_.append(record)
-            filled += len(record)
-            size_bytes += len(record)
+            filled += size_bytes
         self._chunks = (*full, *closed, b"".join(open_))
-        return size_bytes
+        self._digests += b"".join([_digest(id_in(record)) for record in records])
+        return sum(map(len, records)) + len(records) * _BESIDE_BYTES
 
     def _place(self, at: int) -> tuple[bytes, int]:
         chunk, offset = _PLACE.unpack_from(self._places, at * _PLACE.size)

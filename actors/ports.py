@@ -60,6 +60,10 @@ class Requester(Protocol):
         """A piece of the reply, not yet durable."""
         ...
 
+    def quiet_s(self) -> float:
+        """For how long, from now on, it needn't be told of further pieces; then it is told all of them at once."""
+        ...
+
     async def finish(self, final: Final) -> None:
         """The one and only final answer."""
         ...

@@ -163,7 +163,7 @@ class HttpSettings(Group):
     connections_max: int = Field(4096, gt=0, description="Open connections per host.")
     ping_s: float = Field(15.0, gt=0, description="Time between two comment pings on a silent stream, seconds.")
     delta_gap_s: float = Field(
-        0.005, ge=0, le=1, description="Deltas that come so soon after others wait and leave together, seconds."
+        0.005, ge=0, le=1, description="What is said so soon after a delta waits, and is one delta then, seconds."
     )
     body_s: float = Field(30.0, gt=0, description="Longest time a client may take to send a body, seconds.")
     turns_page_max: int = Field(500, gt=0, description="Most turns in one page of GET /sessions/{id}/turns.")

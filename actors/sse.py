@@ -6,10 +6,10 @@ that streamed, a new ``turn`` voids what came before it.
 
 Two tasks meet here. The request's own task puts frames (``turn``, ``delta``, ``finish``, or another host's frames
 through ``relay_*``); the writer (``write``) is the only one that sends, so that a ping never falls into a frame and
-all that is ready goes out in one piece. Deltas that come within ``gap_s`` after others have left wait until it is over:
-each write costs this host, the edge and the client as much as a short turn, and nobody reads that fast. The first
-delta and the end never wait. Nothing is sent before the first frame, or the first silence of ``ping_s``: until then an
-error still gets its own HTTP status, and the edge may repeat the request elsewhere.
+all that is ready goes out in one piece. What the turn says within ``gap_s`` after a delta has left waits until that is
+over (``quiet_s``), and is one delta then: each costs this host, the edge and the client as much as a short turn, and
+nobody reads that fast. The first delta and the end never wait. Nothing is sent before the first frame, or the first
+silence of ``ping_s``: until then an error gets its own HTTP status, and the edge may repeat the request elsewhere.
 
 The head of a stream has an ``ETag`` only if the turn was committed before (a repeat gets the recorded one): otherwise
 it leaves before anybody knows which turn this will be, and ``done`` says it. A head that leaves with a ping, because
@@ -118,6 +118,9 @@ class StreamRequester:
         if text and not self._finished:
             self._put_delta(text)
             await self._wait_for_room()
+
+    def quiet_s(self) -> float:
+        return self._gap_until - self._loop.time()
 
     async def finish(self, final: FinalAnswer) -> None:
         """Idempotent: a relay that was cut short after its last frame may be followed by another answer."""

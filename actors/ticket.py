@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ class Ticket:
     __slots__ = (
         "_enders",
         "_made",
+        "_pausing",
         "_waiters",
         "activation",
         "attached",
@@ -67,6 +69,7 @@ class Ticket:
         self.pieces: list[str] = []
         self.end: Done | RehydraError | Elsewhere | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        self._pausing: list[asyncio.Future[None]] = []
         self._enders: list[asyncio.Future[None]] = []
         self._made = asyncio.get_running_loop().time()
 
@@ -93,7 +96,7 @@ class Ticket:
         """The running attempt says something, not yet durable."""
         self.pieces.append(piece)
         if self._waiters:
-            self.notify()
+            self._waiters = _wake(self._waiters)
 
     def void(self, activation: Activation) -> None:
         """The attempt came to nothing and another will follow, by ``activation``."""
@@ -108,7 +111,7 @@ class Ticket:
         assert self.end is None, f"turn {self.request.turn_id} ended twice"
         self.end = end
         self.notify()
-        _wake(self._enders)
+        self._enders = _wake(self._enders)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("turn", extra=self._told(end))
 
@@ -129,8 +132,7 @@ class Ticket:
 
     def notify(self) -> None:
         """Wake everybody who waits for a change."""
-        waiters, self._waiters = self._waiters, []
-        _wake(waiters)
+        self._waiters, self._pausing = _wake(self._waiters), _wake(self._pausing)
 
     async def changed(self) -> None:
         """Wait for the next change. The caller looks at the ticket again before it waits again, without an await
@@ -138,6 +140,20 @@ class Ticket:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await waiter
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or for a change other than that more is said. What is said meanwhile wakes nobody, which is
+        most of what a piece would cost."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._pausing.append(waiter)
+        over = loop.call_later(seconds, _wake, (waiter,))
+        try:
+            await waiter
+        finally:
+            over.cancel()
+            if waiter in self._pausing:
+                self._pausing.remove(waiter)
 
     async def ended(self) -> Done | RehydraError | Elsewhere:
         """Wait for the end alone; how it ended."""
@@ -149,7 +165,9 @@ class Ticket:
         return self.end
 
 
-def _wake(waiters: list[asyncio.Future[None]]) -> None:
+def _wake(waiters: Iterable[asyncio.Future[None]]) -> list[asyncio.Future[None]]:
+    """Nobody waits any more."""
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
+    return []

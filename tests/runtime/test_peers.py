@@ -443,6 +443,9 @@ async def test_a_requester_that_takes_no_bytes_of_others_is_a_mistake_of_the_pro
 
         async def delta(self, text: str) -> None: ...
 
+        def quiet_s(self) -> float:
+            return 0.0
+
         async def finish(self, final: Any) -> None: ...
 
     peers = HttpPeers(settings_with())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
 
 from actors.agent import Conversation
 from actors.errors import (
@@ -18,10 +20,12 @@ from actors.errors import (
     StoreUnavailable,
     WaitedTooLong,
 )
+from actors.following import follow
 from actors.model import HostRef, Lease, SessionKey, Turn
 from actors.ports import Done, Residence
 from actors.stores.base import ClaimAnswer, CommitAnswer, Ok
 from actors.stores.memory import MemoryStore
+from actors.ticket import Ticket
 from tests.runtime.world import KEY, Client, Gate, World, ask, in_virtual_time, parrot, request, settings
 
 
@@ -299,6 +303,75 @@ def test_a_stream_says_the_pieces_in_order_and_ends_after_the_commit() -> None:
         kinds = [kind for kind, _ in client.events]
         assert kinds == ["turn", "delta", "delta", "delta", "finish"]
         assert "".join(value for kind, value in client.events if kind == "delta") == client.reply == "one two three"
+
+    in_virtual_time(scenario)
+
+
+def test_what_is_said_while_a_client_wants_quiet_is_one_delta_when_that_is_over() -> None:
+    told_s: list[float] = []
+
+    class Timed(Client):
+        async def delta(self, text: str) -> None:
+            told_s.append(asyncio.get_running_loop().time())
+            await super().delta(text)
+
+    async def agent(conversation: Conversation) -> AsyncIterator[str]:
+        for piece in "abcdefg":
+            yield piece
+            await asyncio.sleep(1)
+
+    async def scenario() -> None:
+        world = World(agent, settings())
+        client, begun = Timed(stream=True, quiet_for_s=2.6), world.loop.time()
+        await world.host("a").chat(request("x"), client)
+        assert [text for kind, text in client.events if kind == "delta"] == ["a", "bc", "def", "g"]
+        assert [round(told - begun, 1) for told in told_s] == [0.0, 2.6, 5.2, 7.0], "the end takes the last along"
+
+    in_virtual_time(scenario)
+
+
+def test_a_client_that_wants_quiet_hears_at_once_of_the_end_and_of_another_attempt() -> None:
+    async def scenario() -> None:
+        asked = request("x")
+        activation: Any = SimpleNamespace(entitled=True, residence=Residence.NEW)
+        ticket, client = Ticket(asked, activation), Client(stream=True, quiet_for_s=60.0)
+        loop = asyncio.get_running_loop()
+        following, begun = asyncio.create_task(follow(ticket, client)), loop.time()
+
+        def finish() -> None:
+            turn = Turn(1, asked.turn_id, asked.fingerprint, asked.message, "cd", None, 2)
+            ticket.finish(Done(turn, False, Residence.NEW))
+
+        steps: tuple[Callable[[], None], ...] = (
+            *(lambda: ticket.begin(1), lambda: ticket.say("a"), lambda: ticket.say("b")),
+            *(lambda: ticket.void(activation), lambda: ticket.begin(2), lambda: ticket.say("c")),
+            *(lambda: ticket.say("d"), finish),
+        )
+        for step in steps:
+            step()
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert client.events == [("turn", 1), ("delta", "a"), ("turn", 2), ("delta", "cd")]
+        assert await following is ticket.end and loop.time() == begun
+        assert not ticket._pausing and not ticket.attached
+
+    in_virtual_time(scenario)
+
+
+def test_who_goes_while_he_wants_quiet_is_forgotten() -> None:
+    async def scenario() -> None:
+        activation: Any = SimpleNamespace(entitled=True, residence=Residence.NEW)
+        ticket = Ticket(request("x"), activation)
+        following = asyncio.create_task(follow(ticket, Client(stream=True, quiet_for_s=60.0)))
+        ticket.begin(1)
+        for piece in "ab":
+            ticket.say(piece)
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert len(ticket._pausing) == 1
+        following.cancel()
+        await asyncio.wait([following])
+        assert not ticket._pausing and not ticket.attached
 
     in_virtual_time(scenario)
 

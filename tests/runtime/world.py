@@ -30,6 +30,8 @@ class Client:
     """A requester that keeps what it is told."""
 
     stream: bool = False
+    quiet_for_s: float = 0.0
+    quiet_until: float = 0.0
     events: list[tuple[str, Any]] = field(default_factory=list)
     final: Done | RehydraError | None = None
 
@@ -42,6 +44,10 @@ class Client:
 
     async def delta(self, text: str) -> None:
         self.events.append(("delta", text))
+        self.quiet_until = asyncio.get_running_loop().time() + self.quiet_for_s
+
+    def quiet_s(self) -> float:
+        return self.quiet_until - asyncio.get_running_loop().time()
 
     async def finish(self, final: Done | RehydraError) -> None:
         assert self.final is None, "answered twice"

@@ -95,6 +95,8 @@ class RemoteRequester:
         self._exchange = exchange
         self._process = process
         self._request = request
+        self._gap_s = exchange.network.rng.choice((0.0, 0.002, 0.1))
+        self._quiet_until = 0.0
 
     def _said(self, what: str, epoch: int = 0, text: str = "", final: Final | None = None) -> None:
         request, exchange = self._request, self._exchange
@@ -122,6 +124,10 @@ class RemoteRequester:
         self.begun = True
         self._said("delta", text=text)
         self._exchange.tell("delta", text)
+        self._quiet_until = self._exchange.network.loop.time() + self._gap_s
+
+    def quiet_s(self) -> float:
+        return self._quiet_until - self._exchange.network.loop.time()
 
     async def finish(self, final: Final) -> None:
         self._said("finish", final=final)
