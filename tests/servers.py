@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ _rows = itertools.count(73 * os.getpid())
 """Rows of ``ROW`` ports are given in turn, so that the last ones aren't given again at once; another run of the tests
 begins elsewhere, and far away if it began shortly after this one."""
 ROW: Final = 64
+_reserved: deque[socket.socket] = deque()
+RESERVED_MAX: Final = 32
+"""The last rows that were given, by names that no other process of this machine can have meanwhile: between a look at
+a port and a server that listens there, another run of the tests may look as well."""
 
 
 def free_port() -> int:
@@ -80,9 +85,22 @@ def free_ports(count: int) -> int:
     rows = len(PORTS) // ROW
     for _ in range(rows):
         first = PORTS[next(_rows) % rows * ROW]
-        if all(map(_is_free, range(first, first + count))):
+        if all(map(_is_free, range(first, first + count))) and _reserve(first):
             return first
     raise OSError(f"no {count} ports in a row are free in {PORTS}")
+
+
+def _reserve(first: int) -> bool:
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0rehydra-tests-{first}")
+    except OSError:
+        name.close()
+        return False
+    _reserved.append(name)
+    if len(_reserved) > RESERVED_MAX:
+        _reserved.popleft().close()
+    return True
 
 
 def _is_free(port: int) -> bool:

@@ -33,7 +33,7 @@ class Nemesis:
             "stale": self._stale, "stale edge": self._stale_edge, "drain": self._drain, "expire": self._expire,
             "strays": self._strays, "scale up": self._scale_up, "forget": self._forget, "bury": self._bury,
             "split": self._split, "lag": self._lag, "ghost": self._ghost,
-            "slow claims": self._slow_claims,
+            "slow claims": self._slow_claims, "stuck": self._stuck,
         }  # fmt: skip
         self._ambush = Ambush(cluster, plan, rng)
         self.over = False
@@ -134,7 +134,12 @@ class Nemesis:
         dice, rng = self._cluster.store.dice, self._rng
         for name in vars(dice):
             setattr(dice, name, rng.choice((0.0, 0.0, 0.02, 0.1, 0.3)))
+        dice.stuck = 0.0
         dice.lost_beat = min(dice.lost_beat, 0.1)
+
+    def _stuck(self) -> None:
+        """Whoever sends a commit again finds a full store, and mustn't say of the first that it isn't done."""
+        self._cluster.store.dice.stuck = 0.3
 
     def _lag(self) -> None:
         """The store is slow, and now and then very slow."""

@@ -65,6 +65,7 @@ AMBUSHES: Final = (
     Theme((), ("quick", "quick+", "slow:0.4++"), "", ("lost answer",), crowded=True),
     Theme((), ("slow:5+++++", "slow:5+++", "slow:0.4++"), "", ("deleted runner",), crowded=True, strays=0.8),
     Theme((), ("once", "once+", "quick"), "", ("frozen runner",), crowded=True, brief=True),
+    Theme(("stuck",), ("quick", "quick+", "slow:0.4++"), "", crowded=True),
 )  # fmt: skip
 MOVES: Final = (
     Theme(

@@ -102,6 +102,8 @@ class Dice:
         self.slow = 0.0
         self.full = 0.0
         self.slow_claim = 0.0
+        self.stuck = 0.0
+        """A commit is under way for longer than anybody waits, and the store is full for its session meanwhile."""
         self.lost_beat = 0.0
 
 
@@ -118,6 +120,8 @@ class StoreWorld:
         self.down = False
         self.cut: set[str] = set()
         """Processes whose way to the store is cut."""
+        self.full_until: dict[SessionKey, float] = {}
+        """Until when no commit of that session is taken."""
         self.release_late_s = 0.0
         """How much later than other calls a release arrives."""
         self._takeovers: dict[int, Callable[[], None]] = {}
@@ -233,8 +237,14 @@ class SimStore:
         if rng.random() < dice.full and (record.call in ("claim", "commit", "delete") or record.running):
             await asyncio.sleep(world.latency())
             raise StoreFull("full")
+        if record.call == "commit" and world.full_until.get(record.key, 0.0) > world.loop.time():
+            await asyncio.sleep(world.latency())
+            raise StoreFull("full")
         if rng.random() >= dice.lost_request:
             delay_s = rng.uniform(0.5, 12.0) if rng.random() < dice.delayed else world.latency()
+            if record.call == "commit" and dice.stuck and rng.random() < dice.stuck:
+                delay_s = world.timeout_s * rng.uniform(1.05, 2.0)
+                world.full_until[record.key] = world.loop.time() + delay_s
             if record.call == "claim" and rng.random() < dice.slow_claim:
                 delay_s += rng.uniform(0.1, 0.8)
             if record.call == "release":
