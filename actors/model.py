@@ -80,6 +80,8 @@ class Turn:
     epoch: int = 0
     committed_ms: int = 0
     """Wall clock of the host that committed, milliseconds since 1970: for readers, never for decisions."""
+    packed: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    """Once it was packed: see ``record.pack``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,11 +107,11 @@ class PackedTurns(Sequence[Turn]):
         """Put them after the last; the bytes that they take."""
         if not turns:
             return 0
-        records = turns if isinstance(turns, Records) else Records(turns[0].turn_seq, map(pack, turns))
+        first_seq = turns.first_seq if isinstance(turns, Records) else turns[0].turn_seq
         if not len(self):
-            self.dropped = records.first_seq - 1
-        assert records.first_seq == self.turn_seq + 1
-        return self._append(records.packed)
+            self.dropped = first_seq - 1
+        assert first_seq == self.turn_seq + 1
+        return self._append(turns.packed if isinstance(turns, Records) else [pack(turn) for turn in turns])
 
     def _append(self, records: Sequence[bytes]) -> int:
         full, open_ = self._chunks[:-1], list(self._chunks[-1:])

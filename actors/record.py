@@ -15,6 +15,7 @@ place. ``stores/lua/record.lua`` reads the turn id and the fingerprint by the sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Final, overload
 
@@ -34,7 +35,10 @@ _FORM_OF: Final = {(prefix, length + len(prefix)): bytes((at,)) for at, (prefix,
 
 
 def pack(turn: Turn) -> bytes:
-    """All of a turn but its ``turn_seq``. ValueError if a text can't be written as UTF-8 (a lone surrogate)."""
+    """All of a turn but its ``turn_seq``, made once: a commit needs it for the store and for memory. ValueError if a
+    text can't be written as UTF-8 (a lone surrogate)."""
+    if turn.packed is not None:
+        return turn.packed
     texts = (
         packed_id(turn.turn_id),
         _packed_fingerprint(turn.fingerprint),
@@ -45,7 +49,9 @@ def pack(turn: Turn) -> bytes:
     turn_id, fingerprint, message, reply, metadata = map(len, texts)
     usual = turn_id == 1 + _RAW and fingerprint == _RAW and not metadata
     head = _HEAD.pack(turn.epoch, turn.committed_ms, message, reply, usual)
-    return b"".join((head, b"" if usual else _MORE.pack(turn_id, fingerprint, metadata), *texts))
+    packed = b"".join((head, b"" if usual else _MORE.pack(turn_id, fingerprint, metadata), *texts))
+    object.__setattr__(turn, "packed", packed)
+    return packed
 
 
 def unpack(turn_seq: int, chunk: bytes, offset: int = 0) -> Turn:
@@ -122,6 +128,7 @@ def _lengths(chunk: bytes, offset: int) -> tuple[int, int, int, int]:
     return begin + _MORE.size, *_MORE.unpack_from(chunk, begin)
 
 
+@lru_cache(maxsize=1024)  # A turn's id is looked for twice, committed, and named by the next turn's commit.
 def packed_id(turn_id: str) -> bytes:
     """As short as can be; :func:`written_id` is the way back. Two ids that differ differ here, too."""
     form = _FORM_OF.get((turn_id[:2], len(turn_id)))
