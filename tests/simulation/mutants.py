@@ -123,7 +123,7 @@ MUTANTS: Final = (
         "'last_turn_id', turn_id, 'takeovers', 0)",
         "'last_turn_id', turn_id)",
     ),
-    _one("lua: the state is not stored", COMMIT, "  redis.call('HSET', KEYS[1], 'state', ARGV[10])\n", ""),
+    _one("lua: the state is not stored", COMMIT, "  redis.call('HSET', KEYS[1], 'state', ARGV[5])\n", ""),
     _one(
         "memory: a live holder is robbed by any claim",
         MEMORY,
