@@ -30,6 +30,8 @@ from loadtest.bench.agents import TIMES
 
 AT_ONCE = 16
 MESSAGE_BYTES = 200
+ROOMY = {"max_connections": 1_000}
+"""By default the client's pool has 100 connections and raises beyond them: 64 requests at one time are refused then."""
 NODE = "agent"
 
 
@@ -52,7 +54,7 @@ async def opened() -> AsyncIterator[Any]:
     plan.add_node(NODE, _answer)
     plan.add_edge(START, NODE)
     plan.add_edge(NODE, END)
-    async with AsyncRedisSaver.from_conn_string(os.environ["REDIS_URL"]) as saver:
+    async with AsyncRedisSaver.from_conn_string(os.environ["REDIS_URL"], connection_args=ROOMY) as saver:
         yield plan.compile(checkpointer=saver)
 
 

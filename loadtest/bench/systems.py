@@ -191,6 +191,7 @@ async def langgraph(port: int) -> AsyncIterator[Live]:
     folder = Path(tempfile.mkdtemp(prefix="rehydra-langgraph-"))
     url, redis_url = f"http://127.0.0.1:{port}", f"redis://127.0.0.1:{port + 1}/0"
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(HOSTS), "--no-access-log"]
+    where += ["--timeout-keep-alive", "75"]  # A connection may wait for longer than the 5 s that are usual.
     about = {"REDIS_URL": redis_url, "REHYDRA_BENCH": (mark := secrets.token_hex(8))}
     service = "loadtest.baselines.graph_chat"
     try:

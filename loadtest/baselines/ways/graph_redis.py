@@ -10,6 +10,9 @@ from langgraph.checkpoint.redis.aio import AsyncRedisSaver  # type: ignore[impor
 
 from loadtest.baselines.ways.graph import LangGraph
 
+ROOMY = {"max_connections": 1_000}
+"""By default the client's pool has 100 connections and raises beyond them, which would be counted as its errors."""
+
 
 class LangGraphRedis(LangGraph):
     """One saver for each server, as its documentation has it; it makes its indices itself."""
@@ -17,5 +20,5 @@ class LangGraphRedis(LangGraph):
     @classmethod
     @asynccontextmanager
     async def opened(cls, stores: Sequence[str]) -> AsyncIterator[Self]:
-        async with AsyncRedisSaver.from_conn_string(stores[0]) as saver:
+        async with AsyncRedisSaver.from_conn_string(stores[0], connection_args=ROOMY) as saver:
             yield cls(saver)
