@@ -107,11 +107,14 @@ class PackedTurns(Sequence[Turn]):
         """Put them after the last; the bytes that they take."""
         if not turns:
             return 0
-        first_seq = turns.first_seq if isinstance(turns, Records) else turns[0].turn_seq
-        if not len(self):
+        if type(turns) is Records:  # Not isinstance, which asks its abstract classes for half a microsecond.
+            first_seq, records = turns.first_seq, turns.packed
+        else:
+            first_seq, records = turns[0].turn_seq, tuple([pack(turn) for turn in turns])
+        if not self._digests:
             self.dropped = first_seq - 1
         assert first_seq == self.turn_seq + 1
-        return self._append(turns.packed if isinstance(turns, Records) else [pack(turn) for turn in turns])
+        return self._append(records)
 
     def _append(self, records: Sequence[bytes]) -> int:
         full, open_ = self._chunks[:-1], list(self._chunks[-1:])
