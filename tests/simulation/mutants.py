@@ -390,7 +390,7 @@ MUTANTS: Final = (
         "an await between the empty check and the task's end",
         SESSION,
         '        # No await from the mailbox\'s "empty" to here: an arrival either was taken or starts a new task (I5).\n',
-        "        await asyncio.sleep(0.001)\n",
+        "        await asyncio.sleep(0.005)\n",
     ),
     _one(
         "an await between the idle check and the removal",
