@@ -55,6 +55,7 @@ def full() -> list[Measurement]:
         Measurement("scale", "ring", "64", kind="ring", rounds=3, cost_s=3),
         *_rehydra(),
         *_ceiling(),
+        *_storeless(),
         *_rewriting(),
     ]
     found += [Measurement(name, "base", "base") for name in ("rehydra-always", "rehydra-1", "rehydra-4", "rehydra-8")]
@@ -68,7 +69,7 @@ def quick() -> list[Measurement]:
     wanted = (
         *("scale/*", "rehydra/base/*", "rehydra/connections/1", "rehydra/history/*", "rehydra/stream/*"),
         *("rehydra/calls/*", "rehydra/rehydrate/500", "rehydra-killed/*", "rehydra-always/*", "rehydra-1/*"),
-        *("rehydra-8/*", "rehydra-full/residents/10000", "serve-haproxy/*"),
+        *("storeless/connections/*", "rehydra-8/*", "rehydra-full/residents/10000", "serve-haproxy/*"),
         *("rehydra-4/*", "ceiling/base/*", "ceiling/connections/1", "rewriting/history/*", "rewriting/base/*"),
         "serve-proxy/*",
     )
@@ -102,6 +103,11 @@ def _rehydra() -> Iterable[Measurement]:
 def _ceiling() -> Iterable[Measurement]:
     yield Measurement("ceiling", "base", "base")
     yield from _axes("ceiling", ())
+
+
+def _storeless() -> Iterable[Measurement]:
+    yield Measurement("storeless", "base", "base", cost_s=FULL_S + START_S + 4)
+    yield _at("storeless", "connections", 1, replace(BASE, connections=1), FULL_S + START_S + 4)
 
 
 def _rewriting() -> Iterable[Measurement]:

@@ -16,6 +16,7 @@ from loadtest.bench.load import Spec, load
 from loadtest.bench.traffic import MESSAGE_BYTES
 from loadtest.redis_wire import ask
 
+CONNECTIONS = 64
 BATCH = 500
 """Copies in one script: the store does nothing else meanwhile, and hosts want to beat."""
 TALK = "seed-talk"
@@ -76,6 +77,22 @@ class RehydraSeeds:
     async def make(self, history: int, prefix: str, sessions: int) -> None:
         if history:
             await copied(self._redis_url, f"seed-{history}-0", prefix, sessions, self._patterns)
+
+
+class LedSeeds:
+    """Every talk is led over HTTP, where no store can be given a copy."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def prepare(self, histories: Sequence[int]) -> None:
+        """Nothing to do."""
+
+    async def make(self, history: int, prefix: str, sessions: int) -> None:
+        if history:
+            spec = Spec(self._url, min(sessions, CONNECTIONS), sessions, prefix, warm_turns=history)
+            async with load(spec) as leading:
+                await leading.warm()
 
 
 class RewritingSeeds:

@@ -25,7 +25,7 @@ from loadtest.bare.deployment import Bare, until
 from loadtest.bare.patched import Patch, changed
 from loadtest.baselines.rival import rival
 from loadtest.bench.counters import Parts, parts_of
-from loadtest.bench.seeds import GraphSeeds, NoSeeds, RehydraSeeds, RewritingSeeds, Seeds
+from loadtest.bench.seeds import GraphSeeds, LedSeeds, NoSeeds, RehydraSeeds, RewritingSeeds, Seeds
 from loadtest.client import Client, Unreadable
 from loadtest.compare.environment import environment
 from loadtest.compare.programs import programs
@@ -37,7 +37,7 @@ AGENT = "loadtest.bench.agents:answer"
 WINDOWED = "loadtest.bench.agents:Last"
 START_S = 30.0
 HOSTS = 2
-ROOM = 60
+ROOM = 58
 """Ports that one system may take, from its first."""
 MANY: dict[str, Any] = {"resident_max": 200_000, "resident_bytes_max": 16 << 30, "idle_s": 3600.0}
 """So that no session leaves memory while memory is measured."""
@@ -58,6 +58,13 @@ AT_ONCE = Patch(
 """,
 )
 """A host that answers a chat at once, before it has looked at anything: no session, no store."""
+
+STORELESS = Patch(
+    "actors/stores/__init__.py",
+    "    from actors.stores.redis import RedisStore  # noqa: PLC0415\n\n    return await RedisStore.open(settings)\n",
+    "    return _in_memory(settings)[0]\n",
+)
+"""Hosts that find each other by Redis as ever, and keep their sessions' checkpoints in a dict of their own."""
 
 
 @dataclass(slots=True)
@@ -108,6 +115,15 @@ async def ceiling(port: int) -> AsyncIterator[Live]:
         code = changed(AT_ONCE, Path(folder))
         async with Bare(port, AGENT, HOSTS, code=code, fsync="everysec") as bare:
             yield Live(bare.url, bare.redis_url, bare.parts, NoSeeds(), scripts=True, instant=True, bare=bare)
+
+
+@asynccontextmanager
+async def storeless(port: int) -> AsyncIterator[Live]:
+    """All of a turn's way but the store."""
+    with tempfile.TemporaryDirectory(prefix="rehydra-storeless-") as folder:
+        code = changed(STORELESS, Path(folder))
+        async with Bare(port, AGENT, HOSTS, code=code, fsync="everysec") as bare:
+            yield Live(bare.url, bare.redis_url, bare.parts, LedSeeds(bare.url), bare=bare)
 
 
 @asynccontextmanager
@@ -242,6 +258,7 @@ SYSTEMS = {
         System("scale", "the ring alone, in a process of its own", nobody, 0),
         System("rehydra", "Rehydra, 2 hosts, everysec, without Ray", rehydra(), 4),
         System("ceiling", "the same edge, hosts that answer at once", ceiling, 4),
+        System("storeless", "Rehydra whose hosts keep checkpoints in memory alone", storeless, 4),
         System("rewriting", "FastAPI + Redis, the talk rewritten per message, 2 workers", rewriting, 4),
         System("langgraph", "LangGraph + its Redis checkpointer, one checkpoint a turn, 2 workers", langgraph, 12),
         System("rehydra-always", "Rehydra, appendfsync always", rehydra(fsync="always"), 4),

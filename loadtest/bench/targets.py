@@ -97,8 +97,8 @@ def _commands(summary: Summary) -> float | None:
 
 
 def _added_p50(summary: Summary) -> float | None:
-    with_store, without = (summary.median(f"{name}/connections/1", "latency_ms.p50") for name in ("rehydra", "ceiling"))
-    return None if with_store is None or without is None else with_store - without
+    with_it, without = (summary.median(f"{name}/connections/1", "latency_ms.p50") for name in ("rehydra", "storeless"))
+    return None if with_it is None or without is None else with_it - without
 
 
 def _worse_of_ring(path: str) -> Callable[[Summary], float | None]:
