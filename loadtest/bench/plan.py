@@ -59,6 +59,7 @@ def full() -> list[Measurement]:
         *_rewriting(),
     ]
     found += [Measurement(name, "base", "base") for name in ("rehydra-always", "rehydra-1", "rehydra-4", "rehydra-8")]
+    found.append(_at("rehydra-8", "connections", 512, replace(BASE, connections=512, sessions=512)))
     few = ("rehydra-ray", "serve-proxy", "serve-haproxy", "langgraph")
     found += [Measurement(name, "base", "base", rounds=3) for name in few]
     return [*found, *_once()]
