@@ -19,7 +19,7 @@ The way of one turn in a resident session, and what each step takes of the CPU t
 6     ``TurnRunner._commit``, ``record.pack``, ``scripts.commit``: the turn as bytes, one command             10 %
 7     ``redis_pipeline.Pipelines``: sent and answered together with other sessions' commits                    5 %
 8     ``Transcript.append``: the same bytes into memory                                                        6 %
-9     ``Telling``, ``Connection.write_whole``: the answer, in one write                                        6 %
+9     ``Telling``, ``Joined.write_whole``: the answer, in one write                                            6 %
 10    ``Host.let_go``, ends of tasks, the event loop                                                          10 %
 ====  =====================================================================================================  =====
 """

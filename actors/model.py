@@ -67,8 +67,14 @@ def pid_of(incarnation: str) -> int | None:
     return int(pid) if dash and pid.isascii() and pid.isdigit() else None
 
 
+class _Packed:
+    """Where ``record.pack`` keeps what it has made of a turn. No field: no copy and nobody who compares has it."""
+
+    __slots__ = ("packed",)
+
+
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(_Packed):
     """One committed turn: what the log keeps and every reader sees. ``turn_seq`` counts from 1."""
 
     turn_seq: int
@@ -80,8 +86,6 @@ class Turn:
     epoch: int = 0
     committed_ms: int = 0
     """Wall clock of the host that committed, milliseconds since 1970: for readers, never for decisions."""
-    packed: bytes | None = field(default=None, init=False, repr=False, compare=False)
-    """Once it was packed: see ``record.pack``."""
 
 
 @dataclass(frozen=True, slots=True)

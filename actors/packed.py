@@ -19,7 +19,7 @@ from struct import Struct
 from typing import Final, overload
 
 from actors.model import Turn
-from actors.record import Records, id_in, pack, packed_id, unpack, written_id
+from actors.record import Records, id_in, pack, packed_id, unpack
 
 CHUNK_BYTES: Final = 8_192
 """A record is added by copying the last chunk; a longer record has a chunk of its own."""
@@ -67,10 +67,6 @@ class PackedTurns(Sequence[Turn]):
     def __iter__(self) -> Iterator[Turn]:
         return map(self._turn, range(len(self)))
 
-    def turn_id(self, at: int) -> str:
-        """The id of one turn alone."""
-        return written_id(id_in(*self._place(range(len(self))[at])))
-
     def find(self, turn_id: str) -> Turn | None:
         """The turn under that id."""
         wanted = packed_id(turn_id)
@@ -113,7 +109,7 @@ class PackedTurns(Sequence[Turn]):
             first_seq, records = turns[0].turn_seq, tuple([pack(turn) for turn in turns])
         if not self._digests:
             self.dropped = first_seq - 1
-        assert first_seq == self.turn_seq + 1
+        assert first_seq == self.turn_seq + 1 and turns[-1].turn_seq == first_seq + len(records) - 1
         return self._append(records)
 
     def _append(self, records: Sequence[bytes]) -> int:

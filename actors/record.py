@@ -1,13 +1,13 @@
 """One turn as bytes: the same on the way to the store, in its log, and in a host's memory.
 
-Made once per commit and never taken apart to be kept: a claim copies what the store has into memory as it is, and a
+Made once per commit. What a claim brings isn't taken apart to be kept: memory gets what the store has, and a
 :class:`~actors.model.Turn` is made when somebody looks at one. Little-endian::
 
     epoch 8 · committed_ms 8 · bytes of message 4 · of reply 4 · usual 1
     [bytes of turn id 2 · of fingerprint 1 · of metadata 4]              only where usual is 0
     turn id · fingerprint · message · reply · metadata
 
-``usual`` is 1 where turn id and fingerprint are packed (17 and 16 bytes) and there is no metadata, which is JSON. Which
+``usual`` is 1 where turn id and fingerprint have 17 and 16 bytes and there is no metadata, which is JSON. Which
 turn of which session it is doesn't stand here: ``stores/codec.py`` puts that before it, and memory knows it by its
 place. ``stores/lua/record.lua`` reads the turn id and the fingerprint by the same layout.
 """
@@ -37,8 +37,9 @@ _FORM_OF: Final = {(prefix, length + len(prefix)): bytes((at,)) for at, (prefix,
 def pack(turn: Turn) -> bytes:
     """All of a turn but its ``turn_seq``, made once: a commit needs it for the store and for memory. ValueError if a
     text can't be written as UTF-8 (a lone surrogate)."""
-    if turn.packed is not None:
-        return turn.packed
+    made: bytes | None = getattr(turn, "packed", None)
+    if made is not None:
+        return made
     texts = (
         packed_id(turn.turn_id),
         _packed_fingerprint(turn.fingerprint),
@@ -81,6 +82,13 @@ def id_in(chunk: bytes, offset: int = 0) -> bytes:
     return chunk[begin : begin + length]
 
 
+def size_of(chunk: bytes, offset: int = 0) -> int:
+    """Bytes of the record at ``offset``, by what it says itself."""
+    _, _, message, reply, _ = _HEAD.unpack_from(chunk, offset)
+    begin, turn_id, fingerprint, metadata = _lengths(chunk, offset)
+    return int(begin - offset + turn_id + fingerprint + message + reply + metadata)
+
+
 class Records(Sequence[Turn]):
     """Turns of one session without a gap, from ``first_seq`` on, each made anew whenever it is looked at. A slice has
     no step. Equal to a tuple of the same turns."""
@@ -102,7 +110,8 @@ class Records(Sequence[Turn]):
         there = range(len(self))[at]
         if isinstance(there, int):
             return self._turn(there)
-        assert there.step == 1
+        if there.step != 1:
+            raise ValueError("Records have no slices with a step.")
         return Records(self.first_seq + there.start, self.packed[there.start : there.stop])
 
     def __iter__(self) -> Iterator[Turn]:

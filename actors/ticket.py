@@ -96,7 +96,8 @@ class Ticket:
         """The running attempt says something, not yet durable."""
         self.pieces.append(piece)
         if self._waiters:
-            self._waiters = _wake(self._waiters)
+            waiters, self._waiters = self._waiters, []
+            _wake(waiters)
 
     def void(self, activation: Activation) -> None:
         """The attempt came to nothing and another will follow, by ``activation``."""
@@ -111,7 +112,7 @@ class Ticket:
         assert self.end is None, f"turn {self.request.turn_id} ended twice"
         self.end = end
         self.notify()
-        self._enders = _wake(self._enders)
+        _wake(self._enders)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("turn", extra=self._told(end))
 
@@ -132,7 +133,8 @@ class Ticket:
 
     def notify(self) -> None:
         """Wake everybody who waits for a change."""
-        self._waiters, self._pausing = _wake(self._waiters), _wake(self._pausing)
+        waiting, self._waiters, self._pausing = self._waiters + self._pausing, [], []
+        _wake(waiting)
 
     async def changed(self) -> None:
         """Wait for the next change. The caller looks at the ticket again before it waits again, without an await
@@ -165,9 +167,7 @@ class Ticket:
         return self.end
 
 
-def _wake(waiters: Iterable[asyncio.Future[None]]) -> list[asyncio.Future[None]]:
-    """Nobody waits any more."""
+def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
-    return []

@@ -15,12 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from actors.errors import StoreUnavailable
 from actors.model import BeatReply, Checkpoint, HostRef, HostState, Lease, Member, SessionKey, Table, Turn
 
 SUSPECTS_BYTES_MAX = 8192
 """Ids of suspects that a store keeps, with a separator each; beyond it the older ones are forgotten."""
 
 # --- answers ----------------------------------------------------------------------------------------------------
+
+
+class LogDamaged(StoreUnavailable):
+    """What the store has of one session can't be its log. Only a hand on its data, or a server that evicts, can do
+    this; to go on would fork the session silently. To a client it is a store that can't be reached."""
 
 
 @dataclass(frozen=True, slots=True)

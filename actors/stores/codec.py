@@ -12,15 +12,17 @@ This is the hot path (one encoding per turn, a look at every turn of history at 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from struct import Struct
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
-from actors.errors import Misconfigured, StoreUnavailable
+from actors.errors import Misconfigured
 from actors.model import MEMBERS_VERSION, SCHEMA_VERSION, Member, Turn
-from actors.record import Records, pack, unpack
+from actors.record import Records, pack, size_of, unpack
+from actors.stores.base import LogDamaged
 
 _HEAD: Final = Struct("<BIB")
 _JSON: Final = ord("{")
@@ -40,37 +42,52 @@ def decode_turn(tenant: str, record: bytes) -> Turn:
 
 def decode_turns(tenant: str, records: Iterable[bytes]) -> Records:
     """The turns in ``records``, in their order, each of them made when it is looked at. Misconfigured as above;
-    StoreUnavailable if they don't follow on each other."""
-    packed = list[bytes]()
+    LogDamaged if they don't follow on each other."""
+    packed: list[bytes] = []
     first_seq, named = 1, tenant.encode()
     length = len(named)
     begin = _HEAD.size + length
     for at, record in enumerate(records):
         # Nearly all begin with just these bytes, which spares a look at each of them.
         if packed and record.startswith(_HEAD.pack(SCHEMA_VERSION, first_seq + at, length) + named):
-            packed.append(record[begin:])
+            packed.append(_whole(record[begin:]))
             continue
         found, opened = _opened(tenant, record)
         first_seq = first_seq if packed else found
         if found != first_seq + at:
-            # Only a hand on the keys, or a server that evicts, can do this. To go on would fork the session silently.
-            raise StoreUnavailable(f"A log in the store is damaged: turn {found} stands where {first_seq + at} should.")
+            raise LogDamaged(f"A log in the store is damaged: turn {found} stands where {first_seq + at} should.")
         packed.append(opened)
     return Records(first_seq, packed)
 
 
 def _opened(tenant: str, record: bytes) -> tuple[int, bytes]:
-    """Its turn_seq, and what ``record.pack`` made of it."""
-    if record[0] == _JSON:
-        turn = _from_json(tenant, record)
-        return turn.turn_seq, pack(turn)
-    if record[0] > SCHEMA_VERSION:
-        raise newer_schema("A turn", record[0])
-    _, turn_seq, length = _HEAD.unpack_from(record)
-    begin = _HEAD.size + length
-    if record[_HEAD.size : begin] != tenant.encode():
-        raise _foreign(record[_HEAD.size : begin].decode(), tenant)
-    return turn_seq, record[begin:]
+    """Its turn_seq, and what ``record.pack`` made of it. LogDamaged if it is no record."""
+    try:
+        if record[0] == _JSON:
+            turn = _from_json(tenant, record)
+            return turn.turn_seq, pack(turn)
+        if record[0] > SCHEMA_VERSION:
+            raise newer_schema("A turn", record[0])
+        version, turn_seq, length = _HEAD.unpack_from(record)
+        begin = _HEAD.size + length
+        if record[_HEAD.size : begin] != tenant.encode():
+            raise _foreign(record[_HEAD.size : begin].decode(), tenant)
+    except (IndexError, KeyError, struct.error, ValueError) as error:
+        raise LogDamaged(f"A record in the store is damaged: {type(error).__name__}: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise LogDamaged(f"A record in the store is damaged: it says that it has schema_version {version}.")
+    return turn_seq, _whole(record[begin:])
+
+
+def _whole(packed: bytes) -> bytes:
+    """What is too long or too short for itself would be read as something else: memory has one after the other."""
+    try:
+        size_bytes = size_of(packed)
+    except (IndexError, struct.error) as error:
+        raise LogDamaged("A record in the store is damaged: it ends within its head.") from error
+    if size_bytes != len(packed):
+        raise LogDamaged(f"A record in the store is damaged: it has {len(packed)} bytes, and says {size_bytes}.")
+    return packed
 
 
 def _from_json(tenant: str, record: bytes) -> Turn:

@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeVar
 
 from actors.errors import Misconfigured, StoreFull, StoreUnavailable
 from actors.stores import scripts
+from actors.stores.base import LogDamaged
 from actors.stores.keys import Keys
 from actors.stores.scripts import Call
 
@@ -53,7 +54,7 @@ class Hot:
         """The decoded answer. StoreFull: nothing was written. StoreUnavailable: unknown."""
         try:
             return await self._transport.call(call)
-        except StoreFull:
+        except (StoreFull, LogDamaged):
             raise
         except StoreUnavailable as error:
             self.gone(error.detail)

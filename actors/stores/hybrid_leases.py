@@ -22,6 +22,7 @@ from typing import Final
 
 from actors.errors import StoreUnavailable
 from actors.model import Checkpoint, HostRef, SessionKey, Turn
+from actors.record import Records, pack
 from actors.stores import hybrid_calls as calls
 from actors.stores.base import ClaimAnswer, Fenced, Granted, Held, Turns
 from actors.stores.codec import encode_turn
@@ -181,13 +182,13 @@ class Leases:
 
     async def _read(self, key: SessionKey, before: int, turn_seq: int) -> Sequence[Turn]:
         """PostgreSQL's log after its first ``before`` turns. The lease is ours, so nobody adds to it."""
-        turns: list[Turn] = []
-        while before + len(turns) < turn_seq:
-            page = await self._reader.read(key, before + len(turns), PAGE_TURNS_MAX)
+        packed: list[bytes] = []
+        while before + len(packed) < turn_seq:
+            page = await self._reader.read(key, before + len(packed), PAGE_TURNS_MAX)
             if not isinstance(page, Turns) or not page.turns:
                 raise StoreUnavailable("The session went while it was read.")
-            turns += page.turns
-        return tuple(turns[: turn_seq - before])
+            packed += page.turns.packed if isinstance(page.turns, Records) else map(pack, page.turns)
+        return Records(before + 1, packed[: turn_seq - before])
 
     async def _fill(self, copy: Copy, turns: Sequence[Turn], state: bytes) -> bool:
         """PostgreSQL's log into Redis, in pieces. Whether all of it is there."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from actors.errors import StoreUnavailable
 from actors.model import SCHEMA_VERSION, HostRef, Lease, SessionKey, Turn
 from actors.stores.base import (
     SUSPECTS_BYTES_MAX,
@@ -25,6 +24,7 @@ from actors.stores.base import (
     Deleted,
     Fenced,
     Held,
+    LogDamaged,
     Mismatch,
     Missing,
     Ok,
@@ -220,6 +220,6 @@ def require_one_of(running: str, refused: str) -> None:
     assert not (running and refused), "A turn that is refused doesn't run."
 
 
-def damaged(key: SessionKey) -> StoreUnavailable:
-    """Only a hand on the data can do this. To go on would fork the session silently."""
-    return StoreUnavailable(f"The log of session {key.session_id!r} in the store is damaged: turns are missing.")
+def damaged(key: SessionKey) -> LogDamaged:
+    """The refusal to go on with a log that lacks turns."""
+    return LogDamaged(f"The log of session {key.session_id!r} in the store is damaged: turns are missing.")

@@ -22,6 +22,7 @@ from actors.stores.base import (
     Fenced,
     Granted,
     Held,
+    LogDamaged,
     Mismatch,
     Missing,
     Ok,
@@ -198,9 +199,8 @@ def _host(row: Answer) -> HostRef:
     return HostRef(row["incarnation"], row["slot"], row["address"])
 
 
-def _damaged(key: SessionKey) -> StoreUnavailable:
-    # Only a hand on the tables can do this. To go on would fork the session silently.
-    return StoreUnavailable(f"The log of session {key.session_id!r} in the store is damaged: turns are missing.")
+def _damaged(key: SessionKey) -> LogDamaged:
+    return LogDamaged(f"The log of session {key.session_id!r} in the store is damaged: turns are missing.")
 
 
 def _hot(key: SessionKey) -> StoreUnavailable:

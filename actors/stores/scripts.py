@@ -37,6 +37,7 @@ from actors.stores.base import (
     Fenced,
     Granted,
     Held,
+    LogDamaged,
     Mismatch,
     Missing,
     Ok,
@@ -269,9 +270,8 @@ def _host(parts: Sequence[bytes]) -> HostRef:
     return HostRef(incarnation.decode(), slot.decode(), address.decode())
 
 
-def _damaged(key: SessionKey) -> StoreUnavailable:
-    # Only a hand on the keys, or a server that evicts, can do this. To go on would fork the session silently.
-    return StoreUnavailable(f"The log of session {key.session_id!r} in the store is damaged: turns are missing.")
+def _damaged(key: SessionKey) -> LogDamaged:
+    return LogDamaged(f"The log of session {key.session_id!r} in the store is damaged: turns are missing.")
 
 
 def _strange(name: str, reply: Any) -> StoreUnavailable:

@@ -7,16 +7,16 @@ the old ones; ``test_what_is_written_today_is_golden`` fails until both are ther
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from pydantic_core import to_json
 
-from actors.errors import Misconfigured, StoreUnavailable
+from actors.errors import Misconfigured
 from actors.model import MEMBERS_VERSION, SCHEMA_VERSION, Checkpoint, Member, Turn
-from actors.stores.base import Granted, Ok, Replayed, Turns
+from actors.stores.base import Granted, LogDamaged, Ok, Replayed, Turns
 from actors.stores.codec import decode_member, decode_turn, decode_turns, encode_member, encode_turn
 from tests.contract.lab import ANNA, RedisLab, Talk, fresh_key, turn
 
@@ -89,7 +89,11 @@ def test_what_is_written_today_is_golden() -> None:
         assert encode_member(Member(**case["member"])).decode() == case["record"]
 
 
-@pytest.mark.parametrize("case", golden("turn"))
+SEVENTEEN: Final = {"tenant": "-", "turn": {**asdict(turn(1, "k:fifteen-letters", "seventeen letters")), "reply": "r"}}
+"""As many bytes as a packed id has, and one more than a packed fingerprint may have."""
+
+
+@pytest.mark.parametrize("case", [*golden("turn"), pytest.param(SEVENTEEN, id="as long as if it were packed")])
 async def test_the_scripts_see_the_same_in_a_record_as_the_program(redis_lab: RedisLab, case: dict[str, Any]) -> None:
     """Turn id and fingerprint are packed in the record, and nowhere else in a commit."""
     talk = Talk(redis_lab.store(), fresh_key())
@@ -142,8 +146,25 @@ def test_turns_that_do_not_follow_on_each_other_are_no_log() -> None:
     first, second, third = (encode_turn("-", turn(n, f"k:{n}")) for n in (1, 2, 3))
     assert [one.turn_seq for one in decode_turns("-", [second, third])] == [2, 3]
     for log in ([first, third], [second, first], [first, first]):
-        with pytest.raises(StoreUnavailable, match="damaged"):
+        with pytest.raises(LogDamaged, match="damaged"):
             decode_turns("-", log)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_what_was_cut_or_grew_is_no_record_and_is_never_read_as_another(at: int) -> None:
+    """In memory one record follows on the other: nobody would see where it should have ended."""
+    log = [encode_turn("-", turn(n, f"k:{n}", metadata={"n": n} if n == 2 else None)) for n in (1, 2, 3)]
+    whole = log[at]
+    for size_bytes in range(len(whole)):
+        log[at] = whole[:size_bytes]
+        with pytest.raises((LogDamaged, Misconfigured)):
+            decode_turns("-", log)
+    for broken in (whole + b"x", b"\x00" + whole[1:], b"\x01" + whole[1:], b'{"schema_version":1}', b"{"):
+        log[at] = broken
+        with pytest.raises(LogDamaged):
+            decode_turns("-", log)
+        with pytest.raises(LogDamaged):
+            decode_turn("-", broken)
 
 
 async def test_a_session_of_a_newer_program_is_refused_and_not_claimed(redis_lab: RedisLab) -> None:

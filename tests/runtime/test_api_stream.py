@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import pytest
 from actors.agent import Conversation
 from actors.agents.echo import paced
 from actors.errors import AgentFailed, MailboxFull
-from actors.model import Turn, TurnRequest
+from actors.following import follow
+from actors.model import SessionKey, Turn, TurnRequest
 from actors.ports import Done, Requester, Residence
 from actors.sse import PING, WAITING_BYTES_MAX, StreamRequester, frame
+from actors.ticket import Ticket
 from tests.runtime.api_world import SmallHost, World, chat, events, request_bytes, serving, wire
 
 STREAM: dict[str, Any] = {"message": "one two three", "session_id": "s", "stream": True}
@@ -279,6 +282,28 @@ async def test_what_waits_for_others_leaves_when_the_gap_is_over_or_it_is_much()
     assert texts(taker.body) == "ab" + "c" * WAITING_BYTES_MAX
     await requester.finish(AgentFailed())
     await writing
+
+
+async def test_a_stream_listens_once_in_a_gap_and_tells_what_was_said_as_one_delta() -> None:
+    taker = Taker()
+    requester = requester_to(taker, gap_s=60.0)
+    activation: Any = SimpleNamespace(entitled=True, residence=Residence.NEW)
+    ticket = Ticket(TurnRequest(SessionKey("s"), "k:k", "f", "m"), activation)
+    writing = asyncio.create_task(requester.write())
+    following = asyncio.create_task(follow(ticket, requester))
+    await _steps()
+    ticket.begin(1)
+    for piece in ("a", "b", "c", "d"):
+        await _steps()
+        ticket.say(piece)
+    await _steps()
+    assert 50 < requester.quiet_s() <= 60
+    assert texts(taker.body) == "a"
+    ticket.finish(done("abcd", 1))
+    await following
+    await requester.finish(done("abcd", 1))
+    await writing
+    assert [data["text"] for event, _, data in events(taker.body) if event == "delta"] == ["a", "bcd"]
 
 
 async def _steps() -> None:

@@ -66,6 +66,7 @@ class Nemesis:
         self._ambush.lift()
         cluster.store.down = False
         cluster.store.cut.clear()
+        cluster.store.full_until.clear()
         for dice in (cluster.network.dice, cluster.store.dice):
             for name in vars(dice):
                 setattr(dice, name, 0.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import pickle
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from actors import packed
 from actors.model import Turn, fingerprint_of
 from actors.packed import CHUNK_BYTES, PackedTurns
-from actors.record import pack, packed_id
+from actors.record import Records, pack, packed_id, size_of, unpack
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
 JSON = st.dictionaries(TEXT, st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT | st.lists(TEXT))
@@ -50,7 +52,7 @@ def test_what_was_added_at_once_or_one_by_one_comes_out_equal(turns: list[Turn],
         kept.add((turn,))
     assert list(kept) == turns and len(kept) == len(turns)
     assert [kept[at] for at in range(len(turns))] == turns and kept[1:-1] == turns[1:-1]
-    assert [kept.turn_id(at) for at in range(len(turns))] == [turn.turn_id for turn in turns]
+    assert [kept[at].turn_id for at in range(len(turns))] == [turn.turn_id for turn in turns]
     for turn in turns:
         assert kept.find(turn.turn_id) == turn
     assert kept.find("never") is None
@@ -103,7 +105,7 @@ def test_what_is_left_after_drops_is_what_a_list_would_have(steps: list[tuple[in
 def test_turns_may_begin_later_than_with_the_first() -> None:
     kept, turns = PackedTurns(), made(9)
     kept.add(turns[6:])
-    assert list(kept) == turns[6:] and (kept.dropped, kept.turn_seq, kept.turn_id(-1)) == (6, 9, "k:8")
+    assert list(kept) == turns[6:] and (kept.dropped, kept.turn_seq, kept[-1].turn_id) == (6, 9, "k:8")
 
 
 def test_a_copy_keeps_what_is_dropped_and_gets_nothing_new() -> None:
@@ -155,7 +157,7 @@ def test_a_uuid_is_kept_in_17_bytes_and_comes_out_as_it_was(prefix: str, written
     kept = PackedTurns()
     kept.add([Turn(1, turn_id := prefix + written, "", "m", "r")])
     assert len(packed_id(turn_id)) == 17
-    assert kept.turn_id(0) == kept[0].turn_id == turn_id and kept.find(turn_id) == kept[0]
+    assert kept[0].turn_id == turn_id and kept.find(turn_id) == kept[0]
 
 
 @pytest.mark.parametrize(
@@ -169,18 +171,16 @@ def test_a_uuid_is_kept_in_17_bytes_and_comes_out_as_it_was(prefix: str, written
 def test_an_id_that_is_nearly_a_uuid_comes_out_as_it_was(turn_id: str) -> None:
     kept = PackedTurns()
     kept.add([Turn(1, turn_id, "", "m", "r")])
-    assert kept.turn_id(0) == turn_id and kept.find(turn_id) is not None
+    assert kept[0].turn_id == turn_id and kept.find(turn_id) is not None
 
 
 def test_an_index_out_of_range_is_an_error() -> None:
     kept = PackedTurns()
     kept.add(made(2))
-    assert kept[-1].turn_id == kept.turn_id(-1) == "k:1"
+    assert kept[-1].turn_id == "k:1"
     for at in (2, -3):
         with pytest.raises(IndexError):
             kept[at]
-        with pytest.raises(IndexError):
-            kept.turn_id(at)
 
 
 def test_the_garbage_collector_sees_one_object_however_many_turns_there_are() -> None:
@@ -189,3 +189,30 @@ def test_the_garbage_collector_sees_one_object_however_many_turns_there_are() ->
     gc.collect()
     parts = [part for part in gc.get_referents(kept) if part is not PackedTurns]
     assert len(parts) == 6 and not any(map(gc.is_tracked, parts))
+
+
+def test_a_turn_is_packed_once_and_none_of_that_is_seen() -> None:
+    turn = Turn(1, "k:1", "f" * 32, "m", "r", {"a": 1})
+    assert pack(turn) is pack(turn)
+    assert turn == Turn(1, "k:1", "f" * 32, "m", "r", {"a": 1}) and "packed" not in repr(turn)
+    assert set(asdict(turn)) == {each.name for each in fields(Turn)} and pickle.loads(pickle.dumps(turn)) == turn
+    assert unpack(1, pack(replace(turn, reply="other"))).reply == "other"
+
+
+@given(logs())
+def test_a_record_knows_how_long_it_is(turns: list[Turn]) -> None:
+    records = [pack(turn) for turn in turns]
+    assert [size_of(record) for record in records] == list(map(len, records))
+    joined, at = b"".join(records), 0
+    for record in records:
+        assert size_of(joined, at) == len(record)
+        at += len(record)
+
+
+def test_records_are_a_sequence_of_turns() -> None:
+    turns = tuple(made(5))
+    records = Records(1, map(pack, turns))
+    assert records == turns and turns == records and records[1:4] == turns[1:4] and records[-1] == turns[-1]
+    assert list(reversed(records)) == list(reversed(turns)) and repr(records) == repr(turns)
+    with pytest.raises(ValueError):
+        records[::2]

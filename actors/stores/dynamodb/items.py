@@ -111,8 +111,7 @@ def turn_name(born: int, turn_seq: int, part: int = 0) -> str:
 def turn_items(pk: str, born: int, turn_seq: int, record: bytes) -> list[Item]:
     """The items of one turn. StoreFull if it is more than a transaction can carry: nothing was written.
 
-    What doesn't fit into one item is compressed first: talk shrinks to a third, and a megabyte of control characters,
-    each six bytes in a record, to less than it was.
+    What doesn't fit into one item is compressed first: talk shrinks to a third.
     """
     packed = len(record) > ITEM_BYTES_MAX
     value = zlib.compress(record) if packed else record

@@ -22,8 +22,8 @@ from actors.stores.lease_rules import Record
 Document = Mapping[str, Any]
 
 LOG_BYTES_MAX: Final = 8 << 20
-"""Of a session's turns. A record is longer than its texts (names, escapes), there is the state too, and one turn may
-come on top: half of the 16 MB that a document may have is left for all that."""
+"""Of a session's turns. A record is longer than its texts, there is the state too, and one turn may come on
+top: half of the 16 MB that a document may have is left for all that."""
 CLEARED_AFTER_S: Final = 86_400
 """The server clears expired sessions away so long after hosts have ceased to see them, whatever its clock says."""
 ROSTER: Final = "roster"
