@@ -44,7 +44,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 """Commands that aren't typed here: the file that runs them, and the words by which it does."""
-LONG_ONES = ("stampede", "leave_host", "long_stream", "controls")
+LONG_ONES = ("stampede", "leave_host", "long_stream", "controls", "bench.suite")
 LONG = ("loadtest/run ", *(f"python -m loadtest.{name}" for name in LONG_ONES))
 """Experiments of many minutes, whose parts other tests run: here they are only asked whether they know their words."""
 PROGRAMS = r"(\.venv/bin/\S+|pip|python -m|serve|openssl|curl|kill|[A-Z_]+=\S+|deploy/\w+|tests/run|loadtest/run) \S"
