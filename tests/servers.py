@@ -68,8 +68,8 @@ _rows = itertools.count(73 * os.getpid())
 """Rows of ``ROW`` ports are given in turn, so that the last ones aren't given again at once; another run of the tests
 begins elsewhere, and far away if it began shortly after this one."""
 ROW: Final = 64
-_reserved: deque[socket.socket] = deque()
 RESERVED_MAX: Final = 32
+_reserved: deque[socket.socket] = deque()
 """The last rows that were given, by names that no other process of this machine can have meanwhile: between a look at
 a port and a server that listens there, another run of the tests may look as well."""
 

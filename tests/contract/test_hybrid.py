@@ -142,6 +142,20 @@ async def test_a_window_is_read_from_postgresql_where_redis_has_no_copy(lab: Hyb
     assert await holder.stored() == [*TALK, "e"]
 
 
+async def test_a_damaged_copy_of_one_session_is_no_reason_to_do_without_redis(lab: HybridLab) -> None:
+    """PostgreSQL's log counts for that session; for all others nothing has changed."""
+    talk = await begin(lab.store(), *TALK)
+    await talk.release()
+    await lab.settle()
+    _, log, _ = lab.redis.keys.of_session(talk.key)
+    another: Any = lab.redis.client.lindex(log, 2)
+    lab.redis.client.lset(log, 1, another)
+    holder = Talk(lab.store(), talk.key, BERT)
+    granted = await holder.claim()
+    assert [turn.turn_id for turn in granted.checkpoint.turns] == [*TALK]
+    assert not counts(holder)["degraded"]
+
+
 # --- a crash between any two writes -----------------------------------------------------------------------------------
 
 
