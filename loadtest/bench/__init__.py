@@ -8,8 +8,8 @@
 ``python -m loadtest.bench`` alone asks one deployment at one setting, and stands apart from the suite.
 
 **A measurement** (``plan``) is a name, an axis, a system under test (``systems``), a kind (what is done: ``turns``,
-``calls``, ``rehydrate``, ``takeover``, ``residents``) and a point. One axis at a time leaves the base point: 64
-connections, 50 turns of history, 200 sessions, JSON, messages of 200 B, replies of 1 kB.
+``calls``, ``rehydrate``, ``claim``, ``takeover``, ``residents``) and a point. One axis at a time leaves the base
+point: 64 connections, 50 turns of history, 200 sessions, JSON, messages of 200 B, replies of 1 kB.
 
 **Rounds are interleaved**: round 1 of all, then round 2 of all, so that an hour in which the machine is slow is
 everybody's. Only one system runs at a time, started anew in each round, with an empty store: idle clusters beside it

@@ -3,6 +3,7 @@
 ``turns``      so many seconds of load: throughput, latency, CPU by part, the store's commands and bytes
 ``calls``      system calls per turn and part, under ``strace -c``
 ``rehydrate``  the first turn of sessions that are in no memory, one after the other, beside the next turns of the same
+``claim``      claim and load of such sessions by the product's own code, without HTTP, in a process of its own
 ``takeover``   a host is killed while nobody asks; then one turn in every session
 ``residents``  what sessions that are in memory and idle weigh
 ``passivate``  how soon they leave, and what the host gives back
@@ -120,6 +121,14 @@ async def rehydrate(live: Live, wanted: Measurement, prefix: str) -> dict[str, A
     }
 
 
+async def claim(live: Live, wanted: Measurement, prefix: str) -> dict[str, Any]:
+    """Claim and load alone."""
+    point = wanted.point
+    await live.seeds.make(point.history, prefix, point.sessions)
+    asked = (live.redis_url or "", prefix, str(point.sessions), str(point.history))
+    return await _said_by("loadtest.bench.claim_subject", *asked)
+
+
 async def takeover(live: Live, wanted: Measurement, prefix: str) -> dict[str, Any]:
     """SIGKILL, and at once a turn in every session; a half of them, about, had the host that is gone."""
     assert live.bare is not None
@@ -193,18 +202,22 @@ async def _warmed(live: Live, point: Point, prefix: str) -> dict[str, Any]:
 
 async def ring(live: Live, wanted: Measurement, prefix: str) -> dict[str, Any]:
     """Look-up, change and balance of the product's ring, which times itself in a process of its own."""
+    return await _said_by("loadtest.bench.ring_subject")
+
+
+async def _said_by(program: str, *arguments: str) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadtest.bench.ring_subject"), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", program, *arguments), cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     said, _ = await process.communicate()
     if process.returncode:
-        raise Unmeasured(f"ring_subject: exit code {process.returncode}")
+        raise Unmeasured(f"{program}: exit code {process.returncode}")
     return dict(json.loads(said))
 
 
 Kind = Callable[[Live, Measurement, str], Awaitable[dict[str, Any]]]
 KINDS: dict[str, Kind] = {
-    each.__name__: each for each in (turns, calls, rehydrate, takeover, residents, passivate, ring)
+    each.__name__: each for each in (turns, calls, rehydrate, claim, takeover, residents, passivate, ring)
 }
 
 FAILURES = (Unmeasured, LoadFailed, Unreadable, psutil.Error, OSError, TimeoutError)
