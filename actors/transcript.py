@@ -23,15 +23,13 @@ class Transcript(PackedTurns):
     """The turns of one session, in order; the last ``window`` of them, unless None. ``resized`` is told of every change
     of ``size_bytes``."""
 
-    __slots__ = ("_resized", "_window", "last_turn_id", "size_bytes", "state")
+    __slots__ = ("_resized", "_window", "size_bytes", "state")
 
     def __init__(self, resized: Callable[[int], None], window: int | None) -> None:
         super().__init__()
         self._resized = resized
         self._window = window
         self.state = b""
-        self.last_turn_id = ""
-        """Empty if there is none."""
         self.size_bytes = 0
         """Of the whole session in memory, an estimate; 0 until it is loaded."""
 
@@ -50,8 +48,6 @@ class Transcript(PackedTurns):
         assert not len(self)
         self.state = checkpoint.state
         self._grow(SESSION_OVERHEAD_BYTES + len(self.state) + self.add(checkpoint.turns))
-        if checkpoint.turns:
-            self.last_turn_id = checkpoint.turns[-1].turn_id
 
     def past(self) -> Sequence[Turn]:
         """The turns for an agent, which may read them in another thread, and may go on when it was given up."""
@@ -60,7 +56,6 @@ class Transcript(PackedTurns):
     def append(self, turn: Turn, state: bytes | None) -> None:
         """A turn was committed; ``state`` as in the commit."""
         delta_bytes = self.add((turn,))
-        self.last_turn_id = turn.turn_id
         if self._window is not None and len(self) > self._window:
             delta_bytes -= self.drop(len(self) - self._window)
         if state is not None:

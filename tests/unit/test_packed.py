@@ -95,15 +95,17 @@ def test_what_is_left_after_drops_is_what_a_list_would_have(steps: list[tuple[in
             size_bytes -= kept.drop(drops)
             del model[:drops]
         assert list(kept) == model and kept.turn_seq == last and kept.dropped == last - len(model)
+        assert kept.last_turn_id == f"k:{last}"
         assert [kept.find(f"k:{n}") is not None for n in range(1, last + 1)] == [
             n > kept.dropped for n in range(1, last + 1)
         ]
         assert sum(map(len, kept._chunks)) == sum(len(pack(turn)) for turn in model)
-        assert size_bytes == sum(map(len, kept._chunks)) + 14 * len(model)
+        assert size_bytes == sum(map(len, kept._chunks)) + 10 * len(model)
 
 
 def test_turns_may_begin_later_than_with_the_first() -> None:
     kept, turns = PackedTurns(), made(9)
+    assert kept.last_turn_id == ""
     kept.add(turns[6:])
     assert list(kept) == turns[6:] and (kept.dropped, kept.turn_seq, kept[-1].turn_id) == (6, 9, "k:8")
 
@@ -120,7 +122,7 @@ def test_a_copy_keeps_what_is_dropped_and_gets_nothing_new() -> None:
 
 
 def test_no_place_grows_for_ever_in_a_window_of_one_turn() -> None:
-    """A place has four bytes for the chunk and four for the offset in it."""
+    """A place has four bytes for the chunk and two for the offset in it."""
     kept = PackedTurns()
     for turn in made(200, 1_000):
         kept.add((turn,))
@@ -131,7 +133,7 @@ def test_no_place_grows_for_ever_in_a_window_of_one_turn() -> None:
 
 
 def test_ids_of_one_digest_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_digest", lambda _: b"\x00" * 8)
+    monkeypatch.setattr(packed, "_digest", lambda _: b"\x00" * 4)
     kept, turns = PackedTurns(), made(30)
     kept.add(turns)
     assert [kept.find(turn.turn_id) for turn in turns] == turns
@@ -139,7 +141,7 @@ def test_ids_of_one_digest_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_digest_that_lies_across_two_others_is_not_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    digests = {"k:0": b"aaaabbbb", "k:1": b"ccccdddd", "k:2": b"bbbbcccc"}
+    digests = {"k:0": b"aabb", "k:1": b"ccdd", "k:2": b"bbcc"}
     monkeypatch.setattr(packed, "_digest", lambda packed_id: digests[packed_id.decode()])
     kept, turns = PackedTurns(), made(3)
     kept.add(turns[:2])
