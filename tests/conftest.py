@@ -11,7 +11,7 @@ import pytest
 
 from deploy import processes
 
-ORDER = ("test_tidy.py", "unit", "runtime", "contract", "simulation", "integration")
+ORDER = ("test_tidy.py", "unit", "runtime", "contract", "simulation", "integration", "deployed")
 
 RUN = "TESTS_OF_REHYDRA_RUN"
 """Inherited by whatever the tests start, and by whatever that starts."""

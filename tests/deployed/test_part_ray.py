@@ -17,8 +17,8 @@ import pytest
 from deploy import processes
 from deploy.remains import remains
 from loadtest.client import Client
+from tests.deployed.test_deploy import START_S, StackUnderTest, run
 from tests.integration.deployment import LOOK_S, Talkers
-from tests.integration.test_deploy import START_S, StackUnderTest, run
 
 EDGE = "ray::ServeReplica:rehydra:Edge"
 CONTROLLER = "ray::ServeController"

@@ -28,18 +28,18 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     "tests/run": (".ci/run", ("tests/run",)),
     "tests/run unit": ("tests/run", ('"${1:-}" = unit', "tests/unit tests/runtime")),
     "serve deploy deploy/serve.yaml": (
-        "tests/integration/test_serve_deploy.py",
+        "tests/deployed/test_serve_deploy.py",
         ('file: str = "serve.yaml"', 'cluster.serve, "deploy", cluster.config('),
     ),
-    "serve status": ("tests/integration/test_serve_deploy.py", ('cluster.serve, "status"',)),
+    "serve status": ("tests/deployed/test_serve_deploy.py", ('cluster.serve, "status"',)),
     "tests/run unit -k checker": ("tests/run", ('tests/unit tests/runtime tests/test_tidy.py "${@:2}"',)),
     "python -m deploy.host": ("tests/integration/deployment.py", ('"-m", "deploy.host"',)),
     "python -m deploy.edge": ("tests/integration/test_deploy_edge.py", ('"-m", "deploy.edge"',)),
     "python -m deploy.sweep": ("tests/contract/test_dynamodb.py", ("sweep_program.run(settings)",)),
-    "python -m loadtest.controls --smoke": ("tests/integration/test_controls.py", ("controls",)),
-    "loadtest/run kill_host": ("tests/integration/test_lab_smoke.py", ("kill_host", "loadtest/run")),
+    "python -m loadtest.controls --smoke": ("tests/deployed/test_controls.py", ("controls",)),
+    "loadtest/run kill_host": ("tests/deployed/test_lab_smoke.py", ("kill_host", "loadtest/run")),
     "REHYDRA_EDGE__KIND=serve deploy/up": (
-        "tests/integration/test_both_ways_in.py",
+        "tests/deployed/test_both_ways_in.py",
         ('params=["haproxy", "serve"]', '"REHYDRA_EDGE__KIND": self.kind', 'way.run("deploy/up"'),
     ),
 }

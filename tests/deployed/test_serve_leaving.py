@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from loadtest.client import Answer, Client, Kind, Unreadable
+from tests.deployed.test_serve_deploy import START_S, OnACluster
 from tests.integration.deployment import LOOK_S
-from tests.integration.test_serve_deploy import START_S, OnACluster
 from tests.servers import Server
 
 PACE_S = 0.05
