@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -68,6 +69,16 @@ class Emulator:
         told = self._log.read_text(errors="replace")[-2000:]
         self.stop()
         raise RuntimeError(f"{self.kind} didn't start:\n{told}")
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections are accepted, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it and delete its folder. Idempotent."""

@@ -76,7 +76,8 @@ class HostProcess:
 
 
 class Deployment:
-    """Use it as an ``async with``. ``url`` is the edge's. ``server``: one that runs already, and ends with the rest."""
+    """Use it as an ``async with``. ``url`` is the edge's. ``server``: one that runs already, and ends with the rest.
+    ``store_url``: of a store that runs already, and stays when this ends."""
 
     def __init__(
         self,
@@ -85,11 +86,13 @@ class Deployment:
         *,
         durability: Durability = NOT_DURABLE,
         server: PostgresServer | None = None,
+        store_url: str | None = None,
         **groups: Any,
     ) -> None:
         self.server = server or Server(durability=durability)
         self.hosts: list[HostProcess] = []
         self._count = hosts
+        self._store_url = store_url
         self._run_dir = tempfile.mkdtemp(prefix="rehydra-test-edge-")
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -105,9 +108,9 @@ class Deployment:
 
     async def __aenter__(self) -> Self:
         try:
-            if isinstance(self.server, Server):
+            if isinstance(self.server, Server) and self._store_url is None:
                 self.server.start()
-            self._args["store"] = {"url": self.server.url}
+            self._args["store"] = {"url": self._store_url or self.server.url}
             await asyncio.gather(*(self.start_host() for _ in range(self._count)))
             settings = Settings.load(self._args)
             self._edge = Edge(settings, open_membership)
