@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -38,11 +39,7 @@ async def kill_node(deployment: Deployment, chance: random.Random) -> tuple[floa
     struck = slots_on(raylet, ring)
     victims = [raylet, *raylet.children(recursive=True)]
     at = time.monotonic()
-    for victim in victims:
-        try:
-            deployment.signal(victim.pid, signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            pass  # It has gone with its parent.
+    kill(deployment, victims)
     await _until(lambda: not any(alive(victim.pid) for victim in victims), f"the node of raylet {raylet.pid} lives")
     return at, raylet.pid, struck, f"raylet {raylet.pid} and {len(victims) - 1} processes below it are gone"
 
@@ -69,9 +66,21 @@ async def drain_node(
     took_s = time.monotonic() - at
     if alive(raylet.pid):
         # It has nothing left to lose; whoever drains a node takes it away then.
-        for rest in [raylet, *raylet.children(recursive=True)]:
-            deployment.signal(rest.pid, signal.SIGKILL)
+        try:
+            kill(deployment, [raylet, *raylet.children(recursive=True)])
+        except psutil.NoSuchProcess:
+            pass  # It ended between the question and the list.
     return at, raylet.pid, struck, f"hosts {sorted(left)} had ended {took_s:.1f} s after the drain began"
+
+
+def kill(deployment: Deployment, victims: Sequence[psutil.Process]) -> None:
+    """SIGKILL of those that still live, a parent before its children: a raylet's workers go with it, at any moment
+    from then on, also between the look at whose they are and the signal."""
+    for victim in victims:
+        try:
+            deployment.signal(victim.pid, signal.SIGKILL)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            pass
 
 
 async def rolling_update(
