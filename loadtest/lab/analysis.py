@@ -171,7 +171,7 @@ def moves(faults: Sequence[Done], ops: Sequence[Op], maps: Maps) -> list[Moves]:
 
 def _explained(before: Op, after: Op, faults: Sequence[Done], maps: Maps) -> bool:
     """Whether the ring, or a fault, moved the session between these two turns of it."""
-    if maps.gave_away(before.session, before.at, after.end + MAP_LATE_S):
+    if maps.gave_away(before.session, before.at, _seen_by(after.end, faults) + MAP_LATE_S):
         return True
     # Whoever was served elsewhere, as after a broken connection, goes home to its owner at the next turn.
     if before.slot != maps.owner(before.session, before.end) and after.slot == maps.owner(after.session, after.end):
@@ -183,6 +183,13 @@ def _explained(before: Op, after: Op, faults: Sequence[Done], maps: Maps) -> boo
             if kind.reloads or (kind.takes_hosts and concerned & fault.slots):
                 return True
     return False
+
+
+def _seen_by(at: float, faults: Sequence[Done]) -> float:
+    """When the edge's map had followed the ring of that time. Hosts go by the table: they give sessions to a new host,
+    and it loads them, while whoever writes the map is being replaced."""
+    stops = [fault for fault in faults if KINDS[fault.do].stops_map and fault.at <= at]
+    return max([at, *(fault.at + fault.again_s for fault in stops)])
 
 
 def next_acknowledged(fault: Done, until: float, ops: Sequence[Op], *, from_sent: bool = False) -> dict[str, float]:

@@ -65,6 +65,17 @@ def test_a_fault_explains_only_moves_that_it_lies_between() -> None:
     assert moves([Done("kill_edge_replica", 4.5, EVERYBODY)], ops, STILL)[0].unexpected == {"a"}
 
 
+def test_the_ring_may_move_sessions_while_whoever_writes_the_edges_map_is_being_replaced() -> None:
+    ops = [op("a", 1, 2, "slot-0"), op("a", 6, 7, "slot-1", "rehydrated"), op("b", 1, 2, "slot-0"),
+           op("b", 6, 7, "slot-1", "rehydrated")]  # fmt: skip
+    late, replaced, killed = maps_moving("a"), Done("kill_edge_replica", 5.0), Done("kill_haproxy", 5.0)
+    replaced.again_s = killed.again_s = 4.5
+    assert moves([replaced], ops, late)[0].unexpected == {"b"}
+    assert moves([killed], ops, late)[0].unexpected == {"a", "b"}
+    replaced.again_s = 3.5
+    assert moves([replaced], ops, late)[0].unexpected == {"a", "b"}, "the map had had time to follow"
+
+
 def test_a_session_that_was_served_elsewhere_may_go_home() -> None:
     ops = [op("a", 1, 2, "slot-2"), op("a", 3, 4, "slot-0", "rehydrated")]
     assert moves([Done("kill_haproxy", 0.5, EVERYBODY)], ops, STILL)[0].unexpected == set()

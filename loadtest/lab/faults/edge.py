@@ -16,7 +16,7 @@ BACK_S = 60.0
 BROKEN = frozenset({"0"})
 
 
-@kind()
+@kind(stops_map=True)
 async def kill_edge_replica(ground: Ground, fault: Fault, done: Done) -> None:
     """HAProxy goes on without it; its successor finds it by its socket."""
     await _kill_and_replace(ground, done, lambda: ground.deployment.actor_pid("ServeReplica:rehydra:Edge"))

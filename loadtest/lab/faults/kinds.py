@@ -135,6 +135,8 @@ class Kind:
     """Any session may have to be loaded anew after it."""
     may_lose: bool = False
     """The store may have less afterwards than was acknowledged: every session must be asked once more."""
+    stops_map: bool = False
+    """Until all hosts are ready again, the edge's map may be behind the ring that the hosts go by."""
     wants_hosts: bool = False
     """It is told how many hosts there shall be."""
     all_ready: bool = False
@@ -160,6 +162,7 @@ def kind(
     takes_hosts: bool = False,
     reloads: bool = False,
     may_lose: bool = False,
+    stops_map: bool = False,
     wants_hosts: bool = False,
     all_ready: bool = False,
     errors: frozenset[str] = frozenset(),
@@ -172,7 +175,7 @@ def kind(
     def enter(carry_out: CarryOut) -> CarryOut:
         name = carry_out.__name__
         KINDS[name] = Kind(
-            *(name, carry_out, takes_hosts, reloads, may_lose, wants_hosts, all_ready),
+            *(name, carry_out, takes_hosts, reloads, may_lose, stops_map, wants_hosts, all_ready),
             *(errors, errors_for_s, needs, only_on),
         )
         return carry_out
