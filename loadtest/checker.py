@@ -101,7 +101,7 @@ class Checker:
             return
         session.change()
         told = (line["turn_seq"], line["turn_id"], line["reply"], line.get("epoch", 0))
-        if not may_be_called(key, told[1]):
+        if not may_be_called(key, told[1], session.sent):
             self._verdict.accuse("altered", f"{name}: {key} was acknowledged as turn {told[1]}, which isn't its own")
         self._compare_acknowledgements(f"{name}: {key}", sent, told, line)
         if (before := sent.acknowledged) is None or (before[:3] == told[:3] and not before[3]):

@@ -9,7 +9,7 @@ needed; a test holds that against a search.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from loadtest.seen import Sent, SessionSeen, Told, Turn, may_be_called, value_of
 
@@ -67,7 +67,7 @@ def _judge_sent(name: str, session: SessionSeen, log: list[Turn], accuse: Accuse
     applied, holders = set[str](), dict[int, str]()
     for index, (_, turn_id, message, reply, epoch) in enumerate(log, start=1):
         what = f"{name}: turn {index} ({turn_id})"
-        claimant = acknowledged.get(turn_id) or _claimant(waiting.get(message), turn_id)
+        claimant = acknowledged.get(turn_id) or _claimant(waiting.get(message), turn_id, session.sent)
         if claimant is None or claimant in applied:
             accuse("twice" if message in known else "phantom", f"{what} is more than was sent")
             continue
@@ -94,10 +94,10 @@ def _compare(what: str, sent: Sent, recorded: Told, message: str, accuse: Accuse
         accuse("epochs", f"{what} was acknowledged under epoch {told[3]}, and is recorded under {recorded[3]}")
 
 
-def _claimant(keys: list[str] | None, turn_id: str) -> str | None:
+def _claimant(keys: list[str] | None, turn_id: str, known: Container[str]) -> str | None:
     """Which of the unacknowledged messages this turn is: the one whose key the turn id carries, else the oldest without
     a key, which has the lowest floor. Those that were reported as not done come last."""
     if not keys:
         return None
-    position = next((position for position, key in enumerate(keys) if may_be_called(key, turn_id)), None)
+    position = next((position for position, key in enumerate(keys) if may_be_called(key, turn_id, known)), None)
     return None if position is None else keys.pop(position)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 Turn = tuple[int, str, str, str, int]
@@ -65,10 +65,13 @@ class SessionSeen:
         self.last = None
 
 
-def may_be_called(key: str, turn_id: str) -> bool:
+def may_be_called(key: str, turn_id: str, keys: Container[str]) -> bool:
     """Whether the turn of the message with this key can have that id: the key's own (``k:`` and the key, says the
-    documentation), or, without a key (``#op``), any that is no key's."""
-    return not turn_id.startswith("k:") if key.startswith("#") else turn_id in (key, f"k:{key}")
+    documentation), or, without a key (``#op``), any that is none of the session's ``keys``: a proxy before several
+    edges gives such a message a key of its own."""
+    if key.startswith("#"):
+        return turn_id not in keys and turn_id.removeprefix("k:") not in keys
+    return turn_id in (key, f"k:{key}")
 
 
 def value_of(before: int, turns: Sequence[Turn]) -> int:

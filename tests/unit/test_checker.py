@@ -171,3 +171,14 @@ def test_histories_of_several_clients_are_merged_by_time(tmp_path: Path) -> None
 def test_a_history_that_makes_no_sense_is_refused_rather_than_judged() -> None:
     with pytest.raises(ValueError, match="without having begun"):
         verdict_of([{"is": "ok", "at": 0, "op": 1, "turn_id": "x", "turn_seq": 1, "reply": ""}])
+
+
+@pytest.mark.parametrize(("turn_id", "accused"), [("r:1", False), ("k:made-by-a-proxy", False), ("k:other", True)])
+def test_a_message_without_a_key_may_be_given_one_but_not_anothers(tmp_path: Path, turn_id: str, accused: bool) -> None:
+    path = tmp_path / "history.jsonl"
+    with History(path) as history:
+        history.start("echo")
+        other = history.invoke_turn("s", "first", "other")
+        history.ok_turn(other, "k:other", 1, "first")
+        history.ok_turn(history.invoke_turn("s", "second"), turn_id, 2, "second")
+    assert ("altered" in check([path]).violated) == accused
