@@ -189,7 +189,7 @@ def _seen_by(at: float, faults: Sequence[Done]) -> float:
     """When the edge's map had followed the ring of that time. Hosts go by the table: they give sessions to a new host,
     and it loads them, while whoever writes the map is being replaced."""
     stops = [fault for fault in faults if KINDS[fault.do].stops_map and fault.at <= at]
-    return max([at, *(fault.at + fault.again_s for fault in stops)])
+    return max([at, *(fault.at + max(fault.again_s, fault.effect_s) for fault in stops)])
 
 
 def next_acknowledged(fault: Done, until: float, ops: Sequence[Op], *, from_sent: bool = False) -> dict[str, float]:

@@ -74,6 +74,8 @@ def test_the_ring_may_move_sessions_while_whoever_writes_the_edges_map_is_being_
     assert moves([killed], ops, late)[0].unexpected == {"a", "b"}
     replaced.again_s = 3.5
     assert moves([replaced], ops, late)[0].unexpected == {"a", "b"}, "the map had had time to follow"
+    replaced.again_s, replaced.effect_s = 0.0, 4.5
+    assert moves([replaced], ops, late)[0].unexpected == {"b"}, "hosts weren't ready before the next fault"
 
 
 def test_a_session_that_was_served_elsewhere_may_go_home() -> None:
